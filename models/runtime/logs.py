@@ -1,0 +1,61 @@
+"""Logs: one JSON object a line (text for people in development), a static event name, the rest in fields."""
+
+import logging
+import sys
+from contextvars import ContextVar
+
+from pythonjsonlogger.json import JsonFormatter
+
+from models.runtime.settings import LogSettings
+
+# Travels from the browser's event through the message to the worker and back.
+correlation_id: ContextVar[str] = ContextVar("correlation_id", default="")
+
+
+class _Context(logging.Filter):
+    def __init__(self, service: str, instance: str, environment: str) -> None:
+        super().__init__()
+        self._fields = {"service.name": service, "service.instance": instance, "env": environment}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.__dict__.update(self._fields)
+        if "correlation_id" not in record.__dict__:
+            record.correlation_id = correlation_id.get()
+        return True
+
+
+class _TextFormatter(logging.Formatter):
+    """``time LEVEL instance event key=value ...`` for a person at a terminal."""
+
+    _standard = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        fields = (
+            f"{key}={value}"
+            for key, value in record.__dict__.items()
+            if key not in self._standard and value != "" and not key.startswith(("service.", "env"))
+        )
+        first, *trace = line.split("\n", 1)
+        return "\n".join([" ".join([first, *fields]), *trace])
+
+
+def configure(settings: LogSettings, *, service: str, instance: str, environment: str) -> None:
+    """Send all logs to stdout. Called once, by the process's entry point."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.addFilter(_Context(service, instance, environment))
+    if settings.json:
+        handler.setFormatter(
+            JsonFormatter(
+                "%(levelname)s %(name)s %(message)s",
+                timestamp=True,
+                rename_fields={"levelname": "level", "name": "logger", "message": "event"},
+            )
+        )
+    else:
+        handler.setFormatter(_TextFormatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.level)
+    for chatty in ("pika", "socketio", "engineio", "aiohttp.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

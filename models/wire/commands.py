@@ -1,0 +1,246 @@
+"""Commands from nodes to workers. Each is the single argument of the Dramatiq actor named in ``ROUTES``.
+
+Structs ignore fields they don't know and give new fields a default, so that two versions one apart understand each
+other. Times are microseconds since the epoch by the sending node's clock.
+"""
+
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+
+from models.wire import names
+from models.wire.polls import PollState
+
+FORMAT = 1
+
+PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+OptionIndex = Annotated[int, msgspec.Meta(ge=0, le=32767)]
+
+
+class CastVote(msgspec.Struct, frozen=True, array_like=True):
+    """One participant's current choice in one poll.
+
+    ``seq`` orders the participant's own votes: a larger one replaces a smaller one, so redelivery and reordering stop
+    mattering. ``received_at_us`` decides whether voting was open; a node never stamps a vote earlier than the opening
+    it has admitted it under, so a clock that runs behind refuses nobody.
+    """
+
+    poll_id: PositiveInt
+    participant_id: UUID
+    option_index: OptionIndex
+    received_at_us: PositiveInt
+    seq: PositiveInt
+
+
+class VoteBatch(msgspec.Struct, frozen=True):
+    """The votes that reached one node within a few milliseconds; at most a setting's number of them (500).
+
+    Applied as a whole, once: ``batch_id`` makes a redelivery or a repeated publish harmless. The worker answers
+    ``BatchApplied`` to the reply queue of ``node_id``.
+    """
+
+    batch_id: UUID
+    node_id: UUID
+    votes: tuple[CastVote, ...]
+    format: int = FORMAT
+
+
+class CreatePoll(msgspec.Struct, frozen=True):
+    """Create a poll, once per ``command_id``. Answered with ``PollCreated`` or ``CommandFailed``.
+
+    Dropped unapplied after ``deadline_us``: the caller has been told to try again by then.
+    """
+
+    command_id: UUID
+    node_id: UUID
+    question: str
+    options: tuple[str, ...]
+    creator_address: str
+    deadline_us: int
+    browser_id: UUID | None = None
+    correlation_id: str = ""
+    format: int = FORMAT
+
+
+class ChangeState(msgspec.Struct, frozen=True):
+    """Open, close or reset a poll at ``at_us``, once per ``command_id``.
+
+    ``at_us`` is later than any state change that the node knew of, so changes sort by it whatever the clocks say.
+    Answered to all nodes with ``StateChanged``, or to this one with ``CommandFailed``. ``actor`` is for the audit log.
+    """
+
+    command_id: UUID
+    node_id: UUID
+    poll_id: int
+    new_state: PollState
+    at_us: int
+    actor: str = ""
+    correlation_id: str = ""
+    format: int = FORMAT
+
+
+class Registration(msgspec.Struct, frozen=True, array_like=True):
+    """One participant as it joined. ``browser_id`` is the cookie that may resume it."""
+
+    poll_id: int
+    participant_id: UUID
+    nickname: str
+    nickname_key: str
+    joined_at_us: int
+    browser_id: UUID | None = None
+
+
+class RegisterParticipants(msgspec.Struct, frozen=True):
+    """Store participants that have joined. Idempotent. A nickname already held by another is stored as a conflict."""
+
+    registrations: tuple[Registration, ...]
+    format: int = FORMAT
+
+
+class Sighting(msgspec.Struct, frozen=True, array_like=True):
+    """A participant connected or left at ``at_us``; an older sighting never replaces a newer one."""
+
+    poll_id: int
+    participant_id: UUID
+    connected: bool
+    at_us: int
+
+
+class RecordPresence(msgspec.Struct, frozen=True):
+    """Store connection status and last-seen times; only for reports, the live count is kept in Redis."""
+
+    sightings: tuple[Sighting, ...]
+    format: int = FORMAT
+
+
+class RestoreRoom(msgspec.Struct, frozen=True):
+    """Put a room's nicknames and snapshot back into Redis. Answered with ``RoomRestored`` or ``CommandFailed``."""
+
+    request_id: UUID
+    node_id: UUID
+    room_code: str
+    deadline_us: int
+    format: int = FORMAT
+
+
+class FetchChoices(msgspec.Struct, frozen=True):
+    """Read participants' stored votes of one poll. Answered with ``ChoicesFetched`` or ``CommandFailed``."""
+
+    request_id: UUID
+    node_id: UUID
+    poll_id: int
+    participant_ids: tuple[UUID, ...]
+    deadline_us: int
+    format: int = FORMAT
+
+
+class RestoreBrowser(msgspec.Struct, frozen=True):
+    """Read what a cookie stands for. Answered with ``BrowserRestored`` or ``CommandFailed``."""
+
+    request_id: UUID
+    node_id: UUID
+    browser_id: UUID
+    deadline_us: int
+    format: int = FORMAT
+
+
+class ExportRows(msgspec.Struct, frozen=True):
+    """Read the next page of a poll's votes, by participant id. Answered with ``RowsExported`` or ``CommandFailed``."""
+
+    request_id: UUID
+    node_id: UUID
+    poll_id: int
+    deadline_us: int
+    after: UUID | None = None
+    limit: int = 1000
+    format: int = FORMAT
+
+
+class ClaimHost(msgspec.Struct, frozen=True):
+    """Store that a browser controls a poll. Idempotent."""
+
+    poll_id: int
+    browser_id: UUID
+    at_us: int
+    format: int = FORMAT
+
+
+class PollFlushed(msgspec.Struct, frozen=True):
+    """After a close: how many batches with this poll's votes one node has published since it started.
+
+    Sent when all of them are settled. ``batches`` counts those that RabbitMQ confirmed. ``unclear`` are batches whose
+    confirm never came: they may or may not be applied, and nobody waits for them.
+    """
+
+    poll_id: int
+    closed_at_us: int
+    node_id: UUID
+    batches: int
+    unclear: tuple[UUID, ...] = ()
+    format: int = FORMAT
+
+
+class NodeHeartbeat(msgspec.Struct, frozen=True):
+    """A node is alive, or (``stopped``) has flushed everything and left."""
+
+    node_id: UUID
+    name: str
+    at_us: int
+    stopped: bool = False
+    format: int = FORMAT
+
+
+class AuditEntry(msgspec.Struct, frozen=True):
+    """One security or operational event (FR-012). ``outcome`` is ``ok``, ``refused`` or ``failed``."""
+
+    at_us: int
+    event: str
+    action: str
+    outcome: str
+    room_code: str = ""
+    actor: str = ""
+    address: str = ""
+    correlation_id: str = ""
+    details: dict[str, str] = {}
+
+
+class RecordAudit(msgspec.Struct, frozen=True):
+    """Append to the audit log."""
+
+    entries: tuple[AuditEntry, ...]
+    format: int = FORMAT
+
+
+Command = (
+    VoteBatch
+    | CreatePoll
+    | ChangeState
+    | RegisterParticipants
+    | RecordPresence
+    | RestoreRoom
+    | FetchChoices
+    | RestoreBrowser
+    | ExportRows
+    | ClaimHost
+    | PollFlushed
+    | NodeHeartbeat
+    | RecordAudit
+)
+
+# command type -> (actor name, queue name)
+ROUTES: dict[type, tuple[str, str]] = {
+    VoteBatch: ("store_votes", names.VOTES_QUEUE),
+    CreatePoll: ("create_poll", names.HOST_QUEUE),
+    ChangeState: ("change_state", names.HOST_QUEUE),
+    ClaimHost: ("claim_host", names.HOST_QUEUE),
+    PollFlushed: ("note_flush", names.HOST_QUEUE),
+    NodeHeartbeat: ("note_node", names.HOST_QUEUE),
+    RegisterParticipants: ("register_participants", names.MEMBERS_QUEUE),
+    RestoreRoom: ("restore_room", names.MEMBERS_QUEUE),
+    FetchChoices: ("fetch_choices", names.MEMBERS_QUEUE),
+    RestoreBrowser: ("restore_browser", names.MEMBERS_QUEUE),
+    ExportRows: ("export_rows", names.MEMBERS_QUEUE),
+    RecordPresence: ("record_presence", names.AUDIT_QUEUE),
+    RecordAudit: ("record_audit", names.AUDIT_QUEUE),
+}

@@ -1,0 +1,106 @@
+"""Names that two processes must agree on: queues, exchanges, events, Redis keys, Socket.IO rooms.
+
+A name is changed by adding the new one beside the old one and removing the old one a release later: two versions one
+apart run side by side during a deployment.
+"""
+
+from uuid import UUID
+
+# Command queues. ``votes`` has worker processes of its own, so a backlog of votes never delays a host.
+VOTES_QUEUE = "votes"
+HOST_QUEUE = "host"
+MEMBERS_QUEUE = "members"
+AUDIT_QUEUE = "audit"
+COMMAND_QUEUES = (VOTES_QUEUE, HOST_QUEUE, MEMBERS_QUEUE, AUDIT_QUEUE)
+
+# Every node's reply queue is bound to this fan-out exchange; answers to one node go to its queue by name.
+NODES_EXCHANGE = "votemill.nodes"
+
+
+def reply_queue(node_id: UUID) -> str:
+    """The queue on which one node incarnation receives answers to its own commands."""
+    return f"node.{node_id.hex}"
+
+
+def dead_letter_queue(queue: str) -> str:
+    """Where a command that can never be applied is kept, with its reason, until a person decides."""
+    return f"{queue}.dead"
+
+
+# The pub/sub channel of the Socket.IO Redis manager.
+FANOUT_CHANNEL = "votemill"
+
+
+# Redis holds only what can be rebuilt from Postgres and from the living nodes.
+def room_key(room_code: str) -> str:
+    """Hash: ``version`` and ``snapshot`` (JSON of PollSnapshot), ``closing_us`` while a close is not applied yet."""
+    return f"room:{room_code}"
+
+
+def nicknames_key(room_code: str) -> str:
+    """Hash: folded nickname -> participant id (hex). Arbitrates who has a nickname."""
+    return f"room:{room_code}:nicknames"
+
+
+def choices_key(room_code: str) -> str:
+    """Hash: participant id (hex) -> ``"option:seq"``, option -1 before the first vote."""
+    return f"room:{room_code}:choices"
+
+
+def present_key(room_code: str) -> str:
+    """Hash: participant id (hex) -> number of nodes on which that participant is connected."""
+    return f"room:{room_code}:present"
+
+
+def claim_key(room_code: str) -> str:
+    """String: the browser (hex) that holds a room claimed without a host token."""
+    return f"room:{room_code}:claim"
+
+
+def browser_key(browser_id: UUID) -> str:
+    """Hash: ``browser_field`` -> JSON of BrowserRole, and ``-`` as the mark that it is complete."""
+    return f"browser:{browser_id.hex}"
+
+
+def browser_field(room_code: str, participant_id: UUID | None) -> str:
+    """One role of a browser: the host's in a room, or one participant's."""
+    return f"{room_code}:{participant_id.hex if participant_id else 'host'}"
+
+
+BROWSER_COMPLETE = "-"
+
+
+def node_present_key(node_id: UUID) -> str:
+    """Hash: ``CODE:participant id`` -> 1. What one node has added to the rooms' presence, for whoever reaps it."""
+    return f"node:{node_id.hex}:present"
+
+
+NODES_ALIVE_KEY = "nodes:alive"  # sorted set: node id (hex) -> last heartbeat, seconds since the epoch
+
+
+# Socket.IO rooms.
+def poll_room(room_code: str) -> str:
+    """Everybody who has joined a poll: participants, hosts, screens."""
+    return room_code
+
+
+def host_room(room_code: str) -> str:
+    """The sockets that control a poll."""
+    return f"host:{room_code}"
+
+
+def participant_room(participant_id: UUID) -> str:
+    """Every socket of one participant: two tabs are one participant."""
+    return f"p:{participant_id.hex}"
+
+
+# Events that the server sends to browsers (wire contract).
+POLL_STATE_CHANGED = "poll-state-changed"
+VOTE_UPDATE = "vote-update"
+PARTICIPANT_JOINED = "participant-joined"
+PARTICIPANT_LEFT = "participant-left"
+PARTICIPANT_COUNT = "participant-count"
+VOTE_RECORDED = "vote-recorded"
+VOTE_REJECTED = "vote-rejected"
+RESULTS_PAUSED = "results-paused"
+RESULTS_RESUMED = "results-resumed"

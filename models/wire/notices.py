@@ -1,0 +1,136 @@
+"""What workers and nodes tell nodes over AMQP: answers to one node, and notices to all of them.
+
+One JSON object per message, tagged with its type. A node that doesn't know a type ignores the message.
+"""
+
+from uuid import UUID
+
+import msgspec
+
+from models.wire.polls import BrowserRole, PollSnapshot, PollState
+
+
+class PollCreated(msgspec.Struct, frozen=True, tag=True):
+    """Answer to ``CreatePoll``."""
+
+    request_id: UUID
+    poll: PollSnapshot
+
+
+class StateChanged(msgspec.Struct, frozen=True, tag=True):
+    """To all nodes: a state change is committed. ``request_id`` is the command's id."""
+
+    request_id: UUID
+    poll: PollSnapshot
+    previous_state: PollState
+
+
+class PollClosing(msgspec.Struct, frozen=True, tag=True):
+    """To all nodes, from the node that received a close: votes received after ``at_us`` are refused from now on.
+
+    Sent as soon as the command is durable, so that a close holds everywhere while Postgres is away.
+    """
+
+    poll_id: int
+    room_code: str
+    at_us: int
+
+
+class RoomRestored(msgspec.Struct, frozen=True, tag=True):
+    """Answer to ``RestoreRoom``: the snapshot that now lies in Redis; None means that there is no such poll."""
+
+    request_id: UUID
+    poll: PollSnapshot | None
+
+
+class Choice(msgspec.Struct, frozen=True, array_like=True):
+    """A participant's stored vote; ``option_index`` -1 and ``seq`` 0 without one. ``nickname`` None when unregistered."""
+
+    participant_id: UUID
+    option_index: int
+    seq: int
+    nickname: str | None = None
+
+
+class ChoicesFetched(msgspec.Struct, frozen=True, tag=True):
+    """Answer to ``FetchChoices``, one entry per participant asked for."""
+
+    request_id: UUID
+    choices: tuple[Choice, ...]
+
+
+class BrowserRestored(msgspec.Struct, frozen=True, tag=True):
+    """Answer to ``RestoreBrowser``; empty when the cookie stands for nothing yet."""
+
+    request_id: UUID
+    roles: tuple[BrowserRole, ...]
+
+
+class ExportedVote(msgspec.Struct, frozen=True, array_like=True):
+    """One participant's stored vote; times in microseconds since the epoch."""
+
+    participant_id: UUID
+    nickname: str | None
+    option_index: int
+    first_voted_at_us: int
+    last_voted_at_us: int
+
+
+class RowsExported(msgspec.Struct, frozen=True, tag=True):
+    """Answer to ``ExportRows``. Fewer rows than the limit asked for: these were the last."""
+
+    request_id: UUID
+    rows: tuple[ExportedVote, ...]
+
+
+class Rejection(msgspec.Struct, frozen=True, array_like=True):
+    """A vote of a batch that was decided not to count: its place in the batch, a machine code and the text to show."""
+
+    index: int
+    code: str
+    error: str
+
+
+class BatchApplied(msgspec.Struct, frozen=True, tag=True):
+    """Answer to ``VoteBatch``, after the commit. Votes not in ``rejected`` are recorded."""
+
+    batch_id: UUID
+    recorded_at_us: int
+    rejected: tuple[Rejection, ...] = ()
+
+
+class CommandFailed(msgspec.Struct, frozen=True, tag=True):
+    """Answer to a command that was not applied. ``retry_after_s`` above 0 means: come back later."""
+
+    request_id: UUID
+    code: str
+    error: str
+    retry_after_s: float = 0
+
+
+class WorkerHeartbeat(msgspec.Struct, frozen=True, tag=True):
+    """To all nodes, about once a second, from each worker process.
+
+    ``database`` is ``connected`` or ``disconnected``, as seen by this worker's own last statement or probe.
+    """
+
+    worker: str
+    at_us: int
+    queues: tuple[str, ...]
+    database: str
+    database_ms: float
+    redis: str = "connected"
+
+
+Notice = (
+    PollCreated
+    | StateChanged
+    | PollClosing
+    | RoomRestored
+    | ChoicesFetched
+    | BrowserRestored
+    | RowsExported
+    | BatchApplied
+    | CommandFailed
+    | WorkerHeartbeat
+)

@@ -1,0 +1,46 @@
+"""``python -m socket_tier``: one node, until SIGTERM or SIGINT."""
+
+import asyncio
+import logging
+import signal
+
+import uvloop
+from aiohttp import web
+
+from models.runtime import logs
+from models.runtime.settings import Settings, load_or_exit
+from socket_tier.app import Node
+from socket_tier.draining import drain
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings) -> None:
+    """Run a node; after the signal move its sockets elsewhere, answer what is held, and stop."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    node = Node(settings)
+    runner = web.AppRunner(node.app, access_log=None, shutdown_timeout=2)
+    await runner.setup()
+    site = web.TCPSite(runner, settings.node.host, settings.node.port, backlog=settings.node.backlog)
+    await site.start()
+    log.info("node_listening", extra={"host": settings.node.host, "port": settings.node.port})
+    await stop.wait()
+    log.info("node_draining")
+    await drain(node)
+    await runner.cleanup()
+    log.info("node_stopped")
+
+
+def main() -> None:
+    settings = load_or_exit()
+    logs.configure(
+        settings.log, service="votemill-node", instance=settings.node.name, environment=settings.environment
+    )
+    uvloop.run(serve(settings))
+
+
+if __name__ == "__main__":
+    main()

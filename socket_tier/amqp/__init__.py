@@ -1,0 +1,1 @@
+"""The node's side of RabbitMQ: a confirmed publisher, and the queue on which answers and notices come back."""

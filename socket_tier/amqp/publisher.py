@@ -1,0 +1,191 @@
+"""Publishes commands with pipelined confirms and a bounded window."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pika
+from pika import spec
+from pika.channel import Channel
+
+from models.runtime.settings import BrokerSettings
+from models.wire import names
+from socket_tier.amqp.link import Link
+from socket_tier.metrics import NodeMetrics
+from socket_tier.refusals import BrokerUnavailable, NodeBusy
+
+log = logging.getLogger(__name__)
+
+_EXPIRY_CHECK_S = 0.25
+# Confirms take a few milliseconds; a broker that has confirmed nothing for this long is hung, blocked or on fire.
+_STALLED_S = 1.5
+
+
+@dataclass(slots=True, eq=False)
+class _Unconfirmed:
+    exchange: str
+    routing_key: str
+    body: bytes
+    deadline: float
+    confirmed: asyncio.Future[None]
+    sent_at: float = 0.0
+    returned: bool = field(default=False)
+
+
+class Publisher:
+    """Sends messages to durable queues and tells when RabbitMQ has them on disk.
+
+    Messages whose confirm is lost with the connection are sent again, unchanged, after the reconnect while their
+    caller still waits: every command is idempotent. ``mandatory`` is on: an unroutable message fails.
+    """
+
+    def __init__(self, settings: BrokerSettings, metrics: NodeMetrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._channel: Channel | None = None
+        self._next_tag = 1
+        self._unconfirmed: dict[int, _Unconfirmed] = {}  # delivery tag -> message, oldest first
+        self._unclear: list[_Unconfirmed] = []  # waiting for the connection to come back
+        self._properties = pika.BasicProperties(delivery_mode=2, content_type="application/json")
+        self.link = Link(settings, "publisher", on_channel=self._opened, on_lost=self._lost)
+        self.on_reconnect: Callable[[], None] | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Messages sent and not yet settled."""
+        return len(self._unconfirmed) + len(self._unclear)
+
+    def trouble(self) -> str | None:
+        """Why nothing new can be published now, or None."""
+        if self._channel is None:
+            return "disconnected"
+        if self.link.blocked:
+            return "blocked"
+        oldest = next(iter(self._unconfirmed.values()), None)
+        if oldest is not None and time.monotonic() - oldest.sent_at > _STALLED_S:
+            return "stalled"
+        return None
+
+    def publish(self, exchange: str, routing_key: str, body: bytes) -> asyncio.Future[None]:
+        """Send one message. The future is done when RabbitMQ has confirmed it to disk.
+
+        It fails with BrokerUnavailable after ``publish_timeout_s`` seconds at the latest.
+
+        :raises BrokerUnavailable: RabbitMQ is away, blocked or stalled; nothing was sent
+        :raises NodeBusy: the window of unconfirmed messages is full; nothing was sent
+        """
+        if self.trouble() is not None:
+            self._metrics.count("publish.refused")
+            raise BrokerUnavailable()
+        if self.in_flight >= self._settings.window_messages:
+            self._metrics.count("publish.window_full")
+            raise NodeBusy()
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        deadline = time.monotonic() + self._settings.publish_timeout_s
+        self._send(_Unconfirmed(exchange, routing_key, body, deadline, confirmed))
+        return confirmed
+
+    async def run(self) -> None:
+        """Keep the connection, and end waits whose deadline has passed."""
+        async with asyncio.TaskGroup() as tasks:
+            expiry = tasks.create_task(self._expire(), name="publisher-expiry")
+            await self.link.run()
+            expiry.cancel()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until everything sent is settled, at most ``timeout_s`` seconds."""
+        waiting = [m.confirmed for m in (*self._unconfirmed.values(), *self._unclear)]
+        if waiting:
+            await asyncio.wait(waiting, timeout=timeout_s)
+
+    async def close(self) -> None:
+        for message in (*self._unconfirmed.values(), *self._unclear):
+            self._fail(message, unclear=True)
+        self._unconfirmed.clear()
+        self._unclear.clear()
+        await self.link.close()
+
+    def _send(self, message: _Unconfirmed) -> None:
+        assert self._channel is not None
+        tag = self._next_tag
+        self._next_tag += 1
+        message.sent_at = time.monotonic()
+        self._unconfirmed[tag] = message
+        properties = self._properties
+        # Return carries the properties back; the delivery tag in them finds the message.
+        properties.message_id = str(tag)
+        self._channel.basic_publish(message.exchange, message.routing_key, message.body, properties, mandatory=True)
+
+    def _opened(self, channel: Channel) -> None:
+        for queue in names.COMMAND_QUEUES:
+            # The same declaration as the workers': whoever comes first makes the queue, limits come by policy.
+            channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+        channel.exchange_declare(names.NODES_EXCHANGE, "fanout", durable=True)
+        channel.confirm_delivery(self._settled)
+        channel.add_on_return_callback(self._returned)
+        self._channel = channel
+        self._next_tag = 1
+        unclear, self._unclear = self._unclear, []
+        for message in unclear:
+            self._send(message)
+        log.info("publisher_ready", extra={"sent_again": len(unclear)})
+        if self.on_reconnect is not None:
+            self.on_reconnect()
+
+    def _lost(self) -> None:
+        self._channel = None
+        self._unclear.extend(self._unconfirmed.values())
+        self._unconfirmed.clear()
+        self._metrics.count("publish.connection_lost")
+
+    def _returned(self, _channel: Channel, method: spec.Basic.Return, properties: spec.BasicProperties, _b: bytes) -> None:
+        message = self._unconfirmed.get(int(properties.message_id or 0))
+        if message is not None:
+            message.returned = True
+            log.error("message_unroutable", extra={"routing_key": method.routing_key})
+
+    def _settled(self, frame: pika.frame.Method) -> None:
+        method = frame.method
+        tag = method.delivery_tag
+        if method.multiple:
+            tags = []
+            for unconfirmed in self._unconfirmed:
+                if unconfirmed > tag:
+                    break
+                tags.append(unconfirmed)
+        else:
+            tags = [tag]
+        refused = isinstance(method, spec.Basic.Nack)
+        for settled in tags:
+            message = self._unconfirmed.pop(settled, None)
+            if message is None:
+                continue  # its caller has stopped waiting
+            if refused or message.returned:
+                self._metrics.count("publish.nacked" if refused else "publish.returned")
+                self._fail(message, unclear=False)
+            elif not message.confirmed.done():
+                self._metrics.timing_ms("publish.confirm_ms", (time.monotonic() - message.sent_at) * 1000)
+                message.confirmed.set_result(None)
+
+    def _fail(self, message: _Unconfirmed, *, unclear: bool) -> None:
+        if not message.confirmed.done():
+            message.confirmed.set_exception(BrokerUnavailable(unclear=unclear))
+            message.confirmed.exception()  # read once here: a caller that went away is no error
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRY_CHECK_S)
+            now = time.monotonic()
+            for tag, message in list(self._unconfirmed.items()):
+                if message.deadline > now:
+                    break
+                del self._unconfirmed[tag]
+                self._metrics.count("publish.unconfirmed")
+                self._fail(message, unclear=True)
+            late = [message for message in self._unclear if message.deadline <= now]
+            self._unclear = [message for message in self._unclear if message.deadline > now]
+            for message in late:
+                self._metrics.count("publish.unconfirmed")
+                self._fail(message, unclear=True)

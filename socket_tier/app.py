@@ -1,0 +1,341 @@
+"""The composition root: makes every part of a node, and starts and stops what runs, in order."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+from aiohttp import web
+
+from models.runtime.settings import Settings
+from models.runtime.tokens import Tokens
+from models.wire import names, notices
+from models.wire.commands import NodeHeartbeat, RegisterParticipants, Registration
+from socket_tier import pages
+from socket_tier.amqp.notices import NoticeInbox
+from socket_tier.amqp.publisher import Publisher
+from socket_tier.audit import Audit
+from socket_tier.batcher import Batcher
+from socket_tier.cache import Cache
+from socket_tier.choices import Choices
+from socket_tier.commands import Commands
+from socket_tier.events import Events
+from socket_tier.fanout import Fanout
+from socket_tier.health import Health, Readiness, Workers
+from socket_tier.hosting import Hosting
+from socket_tier.http import SOCKET_IO_PATH, Edge
+from socket_tier.joining import Joining
+from socket_tier.limits import Limits
+from socket_tier.metrics import NodeMetrics
+from socket_tier.presence import Presence
+from socket_tier.refusals import Refused
+from socket_tier.rest import Rest
+from socket_tier.results import Ticker
+from socket_tier.rooms import Rooms
+from socket_tier.server import SocketServer
+from socket_tier.sessions import Sessions
+from socket_tier.socket_rooms import SocketRooms
+from socket_tier.state_changes import StateChanges
+from socket_tier.tasks import Tasks
+from socket_tier.vote_buffer import VoteBuffer, now_us
+from socket_tier.voting import VoteResults, Voting
+
+log = logging.getLogger(__name__)
+
+_NODE_HEARTBEAT_S = 2.0
+_LAG_PROBE_S = 0.1
+_STOP_TIMEOUT_S = 5.0
+
+
+class Node:
+    """One node's parts. ``create`` wires them; ``app`` is what aiohttp runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.node_id: UUID = uuid4()
+        self.metrics = NodeMetrics(settings.metrics, "node", settings.node.name)
+        self.tokens = Tokens(settings.security.signing_keys, settings.security.token_max_age_s)
+        self.tasks = Tasks()
+        self.sessions = Sessions()
+        self.readiness = Readiness()
+        self.workers = Workers()
+        self.limits = Limits(settings.limits, self.metrics)
+
+        # RabbitMQ
+        self.publisher = Publisher(settings.broker, self.metrics)
+        self.commands = Commands(self.publisher, settings.broker.reply_timeout_s)
+        self.inbox = NoticeInbox(settings.broker, self.node_id, on_notice=self._on_notice, on_gap=self._on_gap)
+        self.buffer = VoteBuffer(self.publisher, settings.batch, self.node_id, self.metrics)
+        self.registrations: Batcher[Registration] = Batcher(
+            self.publisher,
+            lambda items: RegisterParticipants(tuple(items)),
+            max_items=settings.batch.max_votes,
+            max_wait_s=settings.batch.max_wait_s,
+            capacity=settings.batch.capacity_votes,
+        )
+        self.audit = Audit(self.commands)
+
+        # Redis
+        self.cache = Cache(settings.redis, self.metrics)
+        self.fanout = Fanout(settings.redis, self.metrics, route=self._route, on_hearing=self._on_hearing)
+        self.ticker = Ticker(settings.room.tick_s, self._deliver_results, self.metrics)
+        self.rooms = Rooms(self.cache, self.commands, self.node_id, settings.room, self.metrics)
+        self.choices = Choices(self.cache, self.commands, self.node_id)
+        self.presence = Presence(
+            self.cache, self.commands, self.fanout, self.rooms, self.tasks, self.node_id, settings.room
+        )
+
+        # Browsers
+        self.server = SocketServer(settings, self.fanout)
+        self.sockets = SocketRooms(self.server, self.fanout, self.ticker, self.rooms, self.tasks)
+        self.states = StateChanges(
+            rooms=self.rooms,
+            cache=self.cache,
+            commands=self.commands,
+            buffer=self.buffer,
+            fanout=self.fanout,
+            ticker=self.ticker,
+            tasks=self.tasks,
+            node_id=self.node_id,
+        )
+        self.joining = Joining(
+            settings=settings,
+            cache=self.cache,
+            rooms=self.rooms,
+            presence=self.presence,
+            choices=self.choices,
+            registrations=self.registrations,
+            tokens=self.tokens,
+            limits=self.limits,
+            sockets=self.sockets,
+            metrics=self.metrics,
+        )
+        self.hosting = Hosting(
+            security=settings.security,
+            node_id=self.node_id,
+            rooms=self.rooms,
+            cache=self.cache,
+            commands=self.commands,
+            tokens=self.tokens,
+            sockets=self.sockets,
+            states=self.states,
+            audit=self.audit,
+        )
+        self.voting = Voting(
+            rooms=self.rooms,
+            joining=self.joining,
+            buffer=self.buffer,
+            choices=self.choices,
+            limits=self.limits,
+            audit=self.audit,
+            metrics=self.metrics,
+        )
+        self.vote_results = VoteResults(self.buffer, self.sessions, self.fanout, self.cache, self.metrics)
+        Events(
+            settings=settings,
+            server=self.server,
+            sessions=self.sessions,
+            sockets=self.sockets,
+            rooms=self.rooms,
+            cache=self.cache,
+            commands=self.commands,
+            joining=self.joining,
+            hosting=self.hosting,
+            voting=self.voting,
+            limits=self.limits,
+            audit=self.audit,
+            metrics=self.metrics,
+            node_id=self.node_id,
+        ).register()
+        self.app = self._web()
+
+    def _web(self) -> web.Application:
+        edge = Edge(self.settings, self.tokens, self.metrics)
+        app = web.Application(middlewares=[edge.middleware], client_max_size=self.settings.node.max_body_bytes)
+        app.on_response_prepare.append(edge.prepare)
+        self.server.attach(app, socketio_path=SOCKET_IO_PATH.strip("/"))
+        health = Health(
+            publisher=self.publisher,
+            inbox=self.inbox,
+            cache=self.cache,
+            workers=self.workers,
+            sessions=self.sessions,
+            rooms=self.rooms,
+        )
+        rest = Rest(
+            settings=self.settings,
+            node_id=self.node_id,
+            rooms=self.rooms,
+            cache=self.cache,
+            commands=self.commands,
+            hosting=self.hosting,
+            workers=self.workers,
+            tokens=self.tokens,
+            limits=self.limits,
+        )
+        app.add_routes(rest.routes())
+        app.router.add_get("/api/health", health.handle)
+        app.router.add_get("/api/health/ready", self.readiness.ready)
+        app.router.add_get("/api/health/live", self.readiness.live)
+        app.add_routes(pages.routes())
+        # Unwound in reverse: the buffer drains while the publisher still lives.
+        app.cleanup_ctx.extend(
+            [self._run_publisher, self._run_cache, self._run_fanout, self._run_inbox, self._run_presence, self._run_votes]
+        )
+        return app
+
+    # Lifecycles, in the order in which they start.
+
+    async def _run_publisher(self, _app: web.Application) -> AsyncIterator[None]:
+        running = asyncio.create_task(self.publisher.run(), name="publisher")
+        yield
+        await self.publisher.drain(_STOP_TIMEOUT_S)
+        await self.publisher.close()
+        await running
+
+    async def _run_cache(self, _app: web.Application) -> AsyncIterator[None]:
+        yield
+        await self.cache.close()
+
+    async def _run_fanout(self, _app: web.Application) -> AsyncIterator[None]:
+        # The listener would otherwise start with the first connection, and miss what came before it.
+        self.server.manager_initialized = True
+        self.fanout.initialize()
+        yield
+        self.fanout.thread.cancel()
+        await asyncio.gather(self.fanout.thread, return_exceptions=True)
+
+    async def _run_inbox(self, _app: web.Application) -> AsyncIterator[None]:
+        running = asyncio.create_task(self.inbox.run(), name="notices")
+        yield
+        await self.inbox.close()
+        await running
+
+    async def _run_presence(self, _app: web.Application) -> AsyncIterator[None]:
+        running = [
+            asyncio.create_task(work, name=name)
+            for name, work in (
+                ("presence-heartbeat", self.presence.run_heartbeat()),
+                ("participant-counts", self.presence.run_counts()),
+                ("host-feed", self.presence.host_feed.run()),
+            )
+        ]
+        yield
+        await _stop(running)
+        await self.tasks.close(_STOP_TIMEOUT_S)
+
+    async def _run_votes(self, _app: web.Application) -> AsyncIterator[None]:
+        running = [
+            asyncio.create_task(work, name=name)
+            for name, work in (
+                ("choices", self.choices.run()),
+                ("vote-results", self.vote_results.run()),
+                ("node-heartbeat", self._beat()),
+                ("loop-lag", self._watch_loop()),
+                ("housekeeping", self._keep_house()),
+                ("readiness", self._become_ready()),
+            )
+        ]
+        yield
+        await self.buffer.close(_STOP_TIMEOUT_S)
+        self.registrations.flush()
+        await self.choices.write()
+        await self._say_alive(stopped=True)
+        await _stop(running)
+
+    # What arrives.
+
+    def _on_notice(self, notice: notices.Notice) -> None:
+        match notice:
+            case notices.BatchApplied():
+                self.vote_results.applied(notice)
+            case notices.StateChanged():
+                self.states.changed(notice)
+            case notices.PollClosing():
+                self.states.closing(notice)
+            case notices.WorkerHeartbeat():
+                self.workers.heard(notice)
+            case _:
+                self.commands.answered(notice.request_id, notice)
+
+    def _on_gap(self) -> None:
+        self.tasks.start(self.states.catch_up(), "catch-up")
+
+    def _on_hearing(self, hearing: bool) -> None:
+        """The fan-out is lost or back: say so in every room here, and repair what was missed."""
+        event = names.RESULTS_RESUMED if hearing else names.RESULTS_PAUSED
+        reason = "live results are back" if hearing else "live results are delayed"
+        for room in self.rooms.in_use():
+            self.tasks.start(self.fanout.deliver(room.code, event, {"reason": reason, "roomCode": room.code}), event)
+        if hearing:
+            self._on_gap()
+
+    def _route(self, event: str, target: str, payload: Any) -> bool:
+        """What comes over the fan-out: results wait for the tick, joins of large rooms for the hosts' pace."""
+        if event == names.VOTE_UPDATE:
+            room = self.rooms.known(target)
+            if room is not None:
+                room.learn_totals(payload["version"], payload["votes"], payload["final"])
+                room.participant_count = payload["participantCount"]
+                if room.sids:
+                    self.ticker.offer(target, payload["version"], payload)
+            return True
+        if event in (names.PARTICIPANT_JOINED, names.PARTICIPANT_LEFT):
+            code = payload["roomCode"]
+            if target == names.host_room(code):
+                self.presence.count_changed(code, payload["count"])
+                self.presence.host_feed.add(target, event, payload)
+                return True
+            self.presence.heard_count(code, payload["count"])
+        return False
+
+    async def _deliver_results(self, room_code: str, payload: dict[str, Any]) -> None:
+        await self.fanout.deliver(names.poll_room(room_code), names.VOTE_UPDATE, payload)
+
+    # What goes on by itself.
+
+    async def _become_ready(self) -> None:
+        await self.inbox.consuming.wait()
+        while self.publisher.trouble() is not None:
+            await asyncio.sleep(0.05)
+        await self._say_alive()
+        if self.readiness.reason == "starting":
+            self.readiness.reason = None
+        log.info("node_ready", extra={"node_id": str(self.node_id)})
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(_NODE_HEARTBEAT_S)
+            await self._say_alive()
+
+    async def _say_alive(self, *, stopped: bool = False) -> None:
+        try:
+            await self.commands.send(NodeHeartbeat(self.node_id, self.settings.node.name, now_us(), stopped))
+        except Refused as refusal:
+            log.info("node_heartbeat_not_sent", extra={"code": refusal.code})
+
+    async def _watch_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_PROBE_S
+            await asyncio.sleep(_LAG_PROBE_S)
+            self.metrics.gauge("loop.lag_ms", max(0.0, (loop.time() - due) * 1000))
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.metrics.flush_s)
+            await self.audit.send()
+            self.metrics.gauge("connections", len(self.sessions))
+            self.metrics.gauge("rooms", len(self.rooms.in_use()))
+            self.metrics.gauge("buffer.held_votes", self.buffer.held)
+            self.metrics.gauge("publish.in_flight", self.publisher.in_flight)
+            self.metrics.flush()
+
+
+async def _stop(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+

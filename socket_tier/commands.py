@@ -1,0 +1,81 @@
+"""Sends commands to the workers and brings back their answers."""
+
+import asyncio
+from uuid import UUID
+
+import msgspec
+
+from models.runtime.logs import correlation_id
+from models.wire import names
+from models.wire.envelope import wrap
+from models.wire.notices import CommandFailed, Notice
+from socket_tier.amqp.publisher import Publisher
+from socket_tier.refusals import ComeBackLater, Invalid, NodeBusy, WorkersUnavailable
+
+_MAX_WAITING = 10_000
+
+
+class Commands:
+    """The one way from this node to the workers."""
+
+    def __init__(self, publisher: Publisher, reply_timeout_s: float) -> None:
+        self._publisher = publisher
+        self._reply_timeout_s = reply_timeout_s
+        self._waiting: dict[UUID, asyncio.Future[Notice]] = {}
+
+    async def send(self, command: msgspec.Struct) -> None:
+        """Returning means that the command is durable.
+
+        :raises BrokerUnavailable: not confirmed; safe to send again
+        :raises NodeBusy: too much in flight; safe to send again
+        """
+        queue, body = wrap(command, correlation_id.get())
+        await self._publisher.publish("", queue, body)
+
+    async def broadcast(self, notice: msgspec.Struct) -> None:
+        """Tell all nodes.
+
+        :raises BrokerUnavailable: not confirmed
+        """
+        await self._publisher.publish(names.NODES_EXCHANGE, "", msgspec.json.encode(notice))
+
+    async def request(self, command: msgspec.Struct, request_id: UUID, timeout_s: float | None = None) -> Notice:
+        """Send a command and wait for its answer, at most ``reply_timeout_s`` seconds after the confirm.
+
+        :raises NoAnswer: the command is durable, the answer did not come in time
+        :raises Refused: the worker refused it, or it could not be sent
+        """
+        if len(self._waiting) >= _MAX_WAITING:
+            raise NodeBusy()
+        answer: asyncio.Future[Notice] = asyncio.get_running_loop().create_future()
+        self._waiting[request_id] = answer
+        try:
+            await self.send(command)
+            try:
+                notice = await asyncio.wait_for(answer, timeout_s or self._reply_timeout_s)
+            except TimeoutError:
+                raise NoAnswer() from None
+        finally:
+            del self._waiting[request_id]
+        if isinstance(notice, CommandFailed):
+            raise _refusal(notice)
+        return notice
+
+    def answered(self, request_id: UUID, notice: Notice) -> None:
+        """Hand an answer to whoever waits for it; nobody does after the time-out, or on another node."""
+        answer = self._waiting.get(request_id)
+        if answer is not None and not answer.done():
+            answer.set_result(notice)
+
+
+class NoAnswer(WorkersUnavailable):
+    """The command is stored and will be carried out, but no answer came in time."""
+
+
+_STATUS = {"poll_not_found": 404}
+
+
+def _refusal(notice: CommandFailed) -> Exception:
+    if notice.retry_after_s > 0:
+        return ComeBackLater(notice.error, notice.code, notice.retry_after_s)
+    return Invalid(notice.error, notice.code, status=_STATUS.get(notice.code, 400))

@@ -1,0 +1,194 @@
+"""The Socket.IO events of the wire contract. Each ends in exactly one ack, whatever happens."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+from models.runtime.logs import correlation_id
+from models.runtime.settings import Settings
+from models.wire import names
+from models.wire.commands import RestoreBrowser
+from models.wire.notices import BrowserRestored
+from models.wire.polls import BrowserRole
+from socket_tier import payloads
+from socket_tier.audit import Audit
+from socket_tier.cache import Cache
+from socket_tier.commands import Commands
+from socket_tier.hosting import Controller, Hosting
+from socket_tier.joining import Joining
+from socket_tier.limits import Limits
+from socket_tier.metrics import NodeMetrics
+from socket_tier.refusals import CacheUnavailable, Invalid, RateLimited, Refused
+from socket_tier.rooms import Rooms
+from socket_tier.server import SocketServer
+from socket_tier.sessions import Session, Sessions
+from socket_tier.socket_rooms import SocketRooms
+from socket_tier.vote_buffer import now_us
+from socket_tier.voting import Voting
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Session, object], Awaitable[dict[str, Any]]]
+
+_ROLES_TRIED = 5
+_BROWSER_WAIT_S = 1.0
+
+
+class Events:
+    """Connects the server's events to what they do."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        server: SocketServer,
+        sessions: Sessions,
+        sockets: SocketRooms,
+        rooms: Rooms,
+        cache: Cache,
+        commands: Commands,
+        joining: Joining,
+        hosting: Hosting,
+        voting: Voting,
+        limits: Limits,
+        audit: Audit,
+        metrics: NodeMetrics,
+        node_id: UUID,
+    ) -> None:
+        self._settings = settings
+        self._server = server
+        self._sessions = sessions
+        self._sockets = sockets
+        self._rooms = rooms
+        self._cache = cache
+        self._commands = commands
+        self._joining = joining
+        self._hosting = hosting
+        self._voting = voting
+        self._limits = limits
+        self._audit = audit
+        self._metrics = metrics
+        self._node_id = node_id
+
+    def register(self) -> None:
+        self._server.on("connect", self._connected)
+        self._server.on("disconnect", self._disconnected)
+        self._server.on("join", self._answered(self._join))
+        self._server.on("join-room", self._answered(self._join_room))
+        self._server.on("submit-vote", self._answered(self._submit_vote))
+        self._server.on("change-poll-state", self._answered(self._change_poll_state))
+        self._server.on("*", self._unknown)
+
+    async def _join(self, session: Session, payload: object) -> dict[str, Any]:
+        self._limits.join(session.address)
+        return await self._hosting.join(session, payloads.join_host(payload))
+
+    async def _join_room(self, session: Session, payload: object) -> dict[str, Any]:
+        try:
+            return await self._joining.join(session, payloads.join_room(payload, self._settings.poll))
+        except Refused:
+            self._metrics.count("joins.refused")
+            raise
+
+    async def _submit_vote(self, session: Session, payload: object) -> dict[str, Any]:
+        return await self._voting.submit(session, payloads.submit_vote(payload))
+
+    async def _change_poll_state(self, session: Session, payload: object) -> dict[str, Any]:
+        request = payloads.change_poll_state(payload)
+        controller = Controller(session.address, request.host_token, session)
+        return await self._hosting.change_state(controller, request)
+
+    async def _unknown(self, event: str, sid: str, *_payload: object) -> dict[str, Any]:
+        return Invalid("Unknown event", "unknown_event").body(uuid4().hex)
+
+    def _answered(self, handle: Handler) -> Callable[..., Awaitable[dict[str, Any]]]:
+        """Turns a handler's result, refusal or crash into one ack."""
+
+        async def run(sid: str, *args: object) -> dict[str, Any]:
+            correlation = uuid4().hex
+            correlation_id.set(correlation)
+            try:
+                session = self._sessions.get(sid)
+                if session is None:
+                    raise Invalid("Not connected", "not_connected")
+                if len(args) != 1:
+                    raise Invalid("Invalid payload: expected exactly one argument", "invalid_payload")
+                return {**await handle(session, args[0]), "correlationId": correlation}
+            except RateLimited as refusal:
+                assert session is not None
+                self._audit.note("rate_limited", outcome="refused", action=handle.__name__, address=session.address)
+                return refusal.body(correlation)
+            except Refused as refusal:
+                return refusal.body(correlation)
+            except Exception:
+                self._metrics.count("events.failed")
+                log.exception("event_failed", extra={"handler": handle.__name__})
+                refusal = Refused("Something went wrong on our side, please try again", "internal_error")
+                return refusal.body(correlation)
+
+        return run
+
+    async def _connected(self, sid: str, environ: dict[str, Any], auth: object = None) -> bool:
+        # Anything but a refusal raised here would leave the client's rooms behind for ever.
+        try:
+            request = environ["aiohttp.request"]
+            session = Session(
+                sid,
+                request["address"],
+                request["browser_id"],
+                request["new_browser"],
+                self._limits.vote_bucket(),
+            )
+            self._sessions.add(session)
+            if session.browser_id is not None and not session.new_browser:
+                session.roles = await self._roles(session.browser_id)
+                if auth is None:
+                    await self._put_back(session)
+            return True
+        except Exception:
+            self._metrics.count("events.failed")
+            log.exception("connect_failed")
+            self._sessions.remove(sid)
+            return False
+
+    async def _disconnected(self, sid: str, *_reason: object) -> None:
+        session = self._sessions.remove(sid)
+        if session is None:
+            return
+        self._joining.gone(session)
+        self._sockets.gone(session)
+
+    async def _roles(self, browser_id: UUID) -> list[BrowserRole]:
+        """What a known browser's cookie stands for: from Redis, else from the workers, else nothing yet."""
+        try:
+            known = await self._cache.browser_roles(browser_id)
+        except CacheUnavailable:
+            known = None
+        if known is not None:
+            return known
+        request_id = uuid4()
+        command = RestoreBrowser(request_id, self._node_id, browser_id, now_us() + int(_BROWSER_WAIT_S * 1e6))
+        try:
+            answer = await self._commands.request(command, request_id, _BROWSER_WAIT_S)
+        except Refused as refusal:
+            log.info("browser_unknown", extra={"code": refusal.code})
+            return []
+        assert isinstance(answer, BrowserRestored)
+        return list(answer.roles)
+
+    async def _put_back(self, session: Session) -> None:
+        """After a cut the unchanged MVP host page never repeats ``join``: its cookie puts it back into its rooms."""
+        newest = sorted(session.roles, key=lambda role: -role.joined_at_us)[:_ROLES_TRIED]
+        for role in newest:
+            try:
+                room = await self._rooms.find(role.room_code)
+            except Refused:
+                continue
+            session.tentative.add(room.code)
+            if role.host:
+                session.hosting.add(room.code)
+                await self._sockets.enter(session, room, names.host_room(room.code))
+            else:
+                await self._sockets.enter(session, room)
+            self._sockets.show_soon(session.sid, room)

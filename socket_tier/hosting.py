@@ -1,0 +1,207 @@
+"""Who may control a poll, and how a state change travels."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from models.runtime.settings import SecuritySettings
+from models.runtime.tokens import HostToken, InvalidToken, Tokens
+from models.wire import names
+from models.wire.commands import ChangeState, ClaimHost
+from models.wire.notices import PollClosing, StateChanged
+from models.wire.polls import BrowserRole, PollState, poll_view
+from socket_tier.audit import Audit
+from socket_tier.cache import Cache
+from socket_tier.commands import Commands, NoAnswer
+from socket_tier.payloads import ChangePollState, JoinHost
+from socket_tier.refusals import CacheUnavailable, Invalid, Refused, only_host
+from socket_tier.rooms import Room, Rooms
+from socket_tier.sessions import Session
+from socket_tier.socket_rooms import SocketRooms
+from socket_tier.state_changes import StateChanges
+from socket_tier.vote_buffer import now_us
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """Who asks for a state change: a socket's session, or a REST caller with its token."""
+
+    address: str
+    host_token: str | None = None
+    session: Session | None = None
+
+
+class Hosting:
+    """Lets hosts and viewers in, and changes the state of polls for hosts."""
+
+    def __init__(
+        self,
+        *,
+        security: SecuritySettings,
+        node_id: UUID,
+        rooms: Rooms,
+        cache: Cache,
+        commands: Commands,
+        tokens: Tokens,
+        sockets: SocketRooms,
+        states: StateChanges,
+        audit: Audit,
+    ) -> None:
+        self._security = security
+        self._node_id = node_id
+        self._rooms = rooms
+        self._cache = cache
+        self._commands = commands
+        self._tokens = tokens
+        self._sockets = sockets
+        self._states = states
+        self._audit = audit
+
+    async def join(self, session: Session, request: JoinHost) -> dict[str, Any]:
+        """The ack of ``join``: into the room as its host, or as somebody who looks on.
+
+        :raises Refused:
+        """
+        room = await self._rooms.find(request.room_code)
+        host = not request.viewer and await self._is_host(session, room, request.host_token)
+        await self._sockets.leave_tentative(session, room.code)
+        if host:
+            session.hosting.add(room.code)
+            await self._sockets.enter(session, room, names.host_room(room.code))
+        else:
+            await self._sockets.enter(session, room)
+        self._sockets.show_soon(session.sid, room)
+        poll = {**poll_view(room.poll, room.participant_count), "state": room.state.value}
+        return {"success": True, "role": "host" if host else "viewer", "poll": poll}
+
+    async def change_state(self, controller: Controller, request: ChangePollState) -> dict[str, Any]:
+        """The ack of ``change-poll-state``: after the commit, or ``pending`` once the command is durable.
+
+        A close holds on all nodes from its receipt on. An opening holds from its commit on: a vote must not reach a
+        worker before the opening does.
+
+        :raises Refused:
+        """
+        room = await self._rooms.find(request.room_code)
+        if not self._may_control(controller, room):
+            self._audit.note(
+                "state_change_refused",
+                outcome="refused",
+                action=request.new_state.value,
+                room_code=room.code,
+                address=controller.address,
+            )
+            raise only_host()
+        previous = room.state
+        if request.new_state is previous:
+            return self._ack(room, previous)
+        command = ChangeState(
+            uuid4(), self._node_id, room.poll.poll_id, request.new_state, room.next_change_us(), controller.address
+        )
+        closing = request.new_state is PollState.CLOSED and previous is PollState.OPEN
+        if closing:
+            await self._close_admission(room, command)
+        try:
+            answer = await self._commands.request(command, command.command_id)
+        except NoAnswer:
+            return {**self._ack(room, previous), "pending": True}
+        except Refused:
+            if closing and room.closing_us == command.at_us:
+                self._states.reopen_admission(room)
+            raise
+        assert isinstance(answer, StateChanged)
+        return self._ack(room, previous)
+
+    async def _close_admission(self, room: Room, command: ChangeState) -> None:
+        """From its receipt on no vote is taken: here at once, elsewhere as soon as they hear of it."""
+        notice = PollClosing(room.poll.poll_id, room.code, command.at_us)
+        self._states.closing(notice)
+        try:
+            await self._cache.note_closing(room.code, command.at_us)
+        except CacheUnavailable:
+            log.info("closing_not_cached")
+        await self._commands.broadcast(notice)
+
+    async def _is_host(self, session: Session, room: Room, host_token: str | None) -> bool:
+        if host_token is not None:
+            if not self._valid(host_token, room):
+                self._audit.note(
+                    "invalid_host_token",
+                    outcome="refused",
+                    action="join",
+                    room_code=room.code,
+                    address=session.address,
+                )
+                raise Invalid("Invalid host token", "invalid_token", status=403)
+            await self._remember(session, room)
+            return True
+        if room.code in session.hosting or self._cookie_hosts(session, room):
+            return True
+        if self._security.host_auth == "off":
+            return True
+        return self._security.host_auth == "claim" and await self._claim(session, room)
+
+    def _may_control(self, controller: Controller, room: Room) -> bool:
+        if controller.host_token is not None:
+            return self._valid(controller.host_token, room)
+        session = controller.session
+        if session is None:
+            return False
+        if self._security.host_auth == "off":
+            return room.code in session.rooms
+        return room.code in session.hosting or self._cookie_hosts(session, room)
+
+    def _valid(self, host_token: str, room: Room) -> bool:
+        try:
+            token = self._tokens.read_host(host_token)
+        except InvalidToken:
+            return False
+        return token.poll_id == room.poll.poll_id and token.generation >= room.poll.token_generation
+
+    def _cookie_hosts(self, session: Session, room: Room) -> bool:
+        return session.browser_id in room.poll.host_browsers or any(
+            role.host and role.poll_id == room.poll.poll_id for role in session.roles
+        )
+
+    async def _claim(self, session: Session, room: Room) -> bool:
+        """The first browser to join a fresh poll by bare code from the creator's address becomes its host."""
+        age_us = now_us() - room.poll.created_at_us
+        if (
+            session.browser_id is None
+            or room.poll.host_browsers
+            or age_us > self._security.claim_window_s * 1e6
+            or room.poll.creator_address != session.address
+        ):
+            return False
+        try:
+            mine = await self._cache.claim_room(room.code, session.browser_id, int(self._security.claim_window_s * 2))
+        except CacheUnavailable:
+            return False
+        if mine:
+            await self._remember(session, room)
+        return mine
+
+    async def _remember(self, session: Session, room: Room) -> None:
+        """Bind the host's role to the browser, so that a socket that comes back is put back."""
+        if session.browser_id is None or self._cookie_hosts(session, room):
+            return
+        role = BrowserRole(room.poll.poll_id, room.code, host=True, joined_at_us=now_us())
+        session.roles.append(role)
+        await self._commands.send(ClaimHost(room.poll.poll_id, session.browser_id, now_us()))
+        try:
+            await self._cache.add_browser_role(session.browser_id, role, complete=session.new_browser)
+        except CacheUnavailable:
+            log.info("browser_role_not_cached")
+
+    def _ack(self, room: Room, previous: PollState) -> dict[str, Any]:
+        state = room.state.value
+        poll = {**poll_view(room.poll, room.participant_count), "state": state}
+        return {"success": True, "state": state, "previousState": previous.value, "poll": poll}
+
+    def host_token(self, room: Room) -> str:
+        return self._tokens.sign_host(HostToken(room.poll.poll_id, room.poll.token_generation))
+
+

@@ -1,0 +1,195 @@
+"""What holds for every HTTP request: who asks, from which page, and in which form errors are answered."""
+
+import ipaddress
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+from aiohttp import web
+from uuid_utils.compat import uuid7
+
+from models.runtime.logs import correlation_id
+from models.runtime.settings import Settings
+from models.runtime.tokens import InvalidToken, Tokens
+from socket_tier.metrics import NodeMetrics
+from socket_tier.refusals import ComeBackLater, Refused
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+SOCKET_IO_PATH = "/socket.io/"
+BROWSER_COOKIE = "votemill"
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; "
+    "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+_STATUS_TEXT = {
+    400: ("Bad request", "bad_request"),
+    403: ("Not allowed", "forbidden"),
+    404: ("Not found", "not_found"),
+    405: ("Method not allowed", "method_not_allowed"),
+    413: ("Request body is too large", "payload_too_large"),
+}
+
+
+def json_response(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response(body, status=status, headers=headers)
+
+
+def refusal_response(
+    refusal: Refused, correlation: str, more_headers: dict[str, str] | None = None
+) -> web.Response:
+    """429 and 503 carry Retry-After, in whole seconds."""
+    headers = dict(more_headers or {})
+    if isinstance(refusal, ComeBackLater):
+        headers["Retry-After"] = str(max(1, round(refusal.retry_after_s)))
+    return json_response(refusal.body(correlation), refusal.status, headers)
+
+
+class Edge:
+    """The middleware around every request."""
+
+    def __init__(self, settings: Settings, tokens: Tokens, metrics: NodeMetrics) -> None:
+        security = settings.security
+        self._origins = frozenset((*security.origins, *security.extra_origins))
+        self._trusted = frozenset(security.trusted_proxies)
+        self._secure = security.secure_cookies
+        self._cookie_age_s = security.token_max_age_s
+        self._tokens = tokens
+        self._metrics = metrics
+
+    @property
+    def middleware(self) -> Any:
+        @web.middleware
+        async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+            correlation = uuid4().hex
+            correlation_id.set(correlation)
+            request["correlation_id"] = correlation
+            request["address"] = self.client_address(request)
+            request["browser_id"], request["new_browser"] = self._browser(request)
+            if request.path == SOCKET_IO_PATH:
+                return await handler(request)
+            return await self._answer(request, handler, correlation)
+
+        return edge
+
+    async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Headers of every response (aiohttp's on_response_prepare signal)."""
+        headers = response.headers
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers["Referrer-Policy"] = "no-referrer"
+        headers["X-Frame-Options"] = "DENY"
+        headers["Content-Security-Policy"] = _PAGE_POLICY
+        headers["Permissions-Policy"] = "camera=(), geolocation=(), microphone=()"
+        if self._secure:
+            headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
+        correlation = request.get("correlation_id")
+        if correlation:
+            headers["X-Correlation-Id"] = correlation
+        if request.path != SOCKET_IO_PATH:
+            self._allow_origin(request, response)
+        if self._wants_cookie(request, response):
+            response.set_cookie(
+                BROWSER_COOKIE,
+                self._tokens.sign_browser(request["browser_id"]),
+                max_age=self._cookie_age_s,
+                httponly=True,
+                samesite="Lax",
+                secure=self._secure,
+                path="/",
+            )
+
+    def client_address(self, request: web.Request) -> str:
+        """The client's address: X-Forwarded-For counts only as far as trusted proxies have written it."""
+        address = request.remote or ""
+        if address in self._trusted:
+            for hop in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
+                hop = hop.strip()
+                if not _is_address(hop):
+                    break
+                address = hop
+                if hop not in self._trusted:
+                    break
+        return address
+
+    async def _answer(self, request: web.Request, handler: Handler, correlation: str) -> web.StreamResponse:
+        origin = request.headers.get("Origin")
+        try:
+            if origin is not None and not self._allowed(origin):
+                raise Refused("Origin not allowed", "origin_not_allowed", status=403)
+            if request.method == "OPTIONS":
+                return web.Response(status=204)
+            return await handler(request)
+        except Refused as refusal:
+            return refusal_response(refusal, correlation)
+        except web.HTTPException as error:
+            text, code = _STATUS_TEXT.get(error.status, (error.reason, "http_error"))
+            allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+            return refusal_response(Refused(text, code, status=error.status), correlation, allow)
+        except Exception:
+            self._metrics.count("requests.failed")
+            log.exception("request_failed", extra={"path": request.path, "method": request.method})
+            failure = Refused("Something went wrong on our side, please try again", "internal_error", status=500)
+            return refusal_response(failure, correlation)
+
+    def _browser(self, request: web.Request) -> tuple[UUID, bool]:
+        """The browser that the cookie names; a new one without a valid cookie."""
+        cookie = request.cookies.get(BROWSER_COOKIE)
+        if cookie:
+            try:
+                return self._tokens.read_browser(cookie), False
+            except InvalidToken:
+                log.info("browser_cookie_invalid", extra={"address": request["address"]})
+        return uuid7(), True
+
+    def _wants_cookie(self, request: web.Request, response: web.StreamResponse) -> bool:
+        """Given with a page or a Socket.IO handshake, so that the browser has it before it does anything."""
+        if not request.get("new_browser") or response.status >= 400:
+            return False
+        if request.path == SOCKET_IO_PATH:
+            return "sid" not in request.query
+        return response.content_type == "text/html"
+
+    def _allowed(self, origin: str) -> bool:
+        return origin in self._origins
+
+    def _allow_origin(self, request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Vary"] = "Origin"
+        origin = request.headers.get("Origin")
+        if origin is None or not self._allowed(origin):
+            return
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Access-Control-Allow-Credentials"] = "true"
+        if request.method == "OPTIONS":
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, OPTIONS"
+            response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization"
+            response.headers["Access-Control-Max-Age"] = "600"
+
+
+async def json_body(request: web.Request) -> Any:
+    """The body as JSON.
+
+    :raises Refused: not JSON, or not declared as such
+    """
+    if request.content_type != "application/json":
+        raise Refused("Content-Type must be application/json", "invalid_content_type", status=415)
+    try:
+        return json.loads(await request.read())
+    except (ValueError, RecursionError):
+        raise Refused("Request body must be valid JSON", "invalid_json") from None
+
+
+def bearer_token(request: web.Request) -> str | None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

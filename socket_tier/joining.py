@@ -1,0 +1,176 @@
+"""How a browser becomes a participant, and becomes the same one again."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from models.runtime.settings import Settings
+from models.runtime.tokens import InvalidToken, ParticipantToken, Tokens
+from models.wire import names
+from models.wire.commands import Registration
+from models.wire.nicknames import nickname_key
+from models.wire.polls import BrowserRole, poll_view
+from socket_tier.batcher import Batcher
+from socket_tier.cache import Cache, NicknameTaken, RoomFull, RoomNotCached
+from socket_tier.choices import Choices
+from socket_tier.limits import Limits
+from socket_tier.metrics import NodeMetrics
+from socket_tier.payloads import JoinRoom
+from socket_tier.presence import Presence
+from socket_tier.refusals import CacheUnavailable, Invalid
+from socket_tier.rooms import Member, Room, Rooms
+from socket_tier.sessions import Session
+from socket_tier.socket_rooms import SocketRooms
+from socket_tier.vote_buffer import now_us
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    participant_id: UUID
+    nickname: str
+
+
+class Joining:
+    """Joins and resumes participants."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        cache: Cache,
+        rooms: Rooms,
+        presence: Presence,
+        choices: Choices,
+        registrations: Batcher[Registration],
+        tokens: Tokens,
+        limits: Limits,
+        sockets: SocketRooms,
+        metrics: NodeMetrics,
+    ) -> None:
+        self._settings = settings
+        self._cache = cache
+        self._rooms = rooms
+        self._presence = presence
+        self._choices = choices
+        self._registrations = registrations
+        self._tokens = tokens
+        self._limits = limits
+        self._sockets = sockets
+        self._metrics = metrics
+
+    async def join(self, session: Session, request: JoinRoom) -> dict[str, Any]:
+        """The ack of ``join-room``.
+
+        With a token or cookie of this poll and the same nickname the participant is the same as before; otherwise a
+        new one, whose nickname must be free.
+
+        :raises Refused:
+        """
+        self._limits.join(session.address)
+        room = await self._rooms.find(request.room_code)
+        key = nickname_key(request.nickname)
+        identity = self._from_token(room, request.participant_token, key) or self._from_cookie(session, room, key)
+        reconnected = identity is not None
+        if identity is None:
+            identity = await self._register(session, room, request.nickname, key)
+        member = await self.enter(session, room, identity.participant_id, identity.nickname)
+        await self._sockets.leave_tentative(session, room.code)
+        if reconnected:
+            stored = await self._choices.of(room, identity.participant_id)
+            if stored.seq > member.last_seq:
+                member.last_seq, member.choice = stored.seq, stored.option_index
+        self._metrics.count("joins.accepted")
+        self._sockets.show_soon(session.sid, room)
+        return self._ack(room, identity, member, reconnected=reconnected)
+
+    async def enter(self, session: Session, room: Room, participant_id: UUID, nickname: str) -> Member:
+        """Make a socket one of a participant's."""
+        earlier = session.participants.get(room.code)
+        if earlier is not None and earlier[1].participant_id != participant_id:
+            await self.leave(session, room.code)
+        member = await self._presence.arrive(room, participant_id, nickname, session.sid)
+        session.participants[room.code] = (room, member)
+        await self._sockets.enter(session, room, names.participant_room(participant_id))
+        return member
+
+    async def leave(self, session: Session, room_code: str) -> None:
+        """The socket is no longer one of the participant's."""
+        room, member = session.participants.pop(room_code)
+        self._presence.depart(room, member, session.sid)
+        await self._sockets.leave_room(session, names.participant_room(member.participant_id))
+
+    def gone(self, session: Session) -> None:
+        """The socket is closed."""
+        for room, member in session.participants.values():
+            self._presence.depart(room, member, session.sid)
+        session.participants.clear()
+
+    def _from_token(self, room: Room, token: str | None, key: str) -> _Identity | None:
+        if token is None:
+            return None
+        try:
+            named = self._tokens.read_participant(token)
+        except InvalidToken:
+            return None  # an old token of another installation is no reason to keep somebody out
+        if named.poll_id != room.poll.poll_id or named.generation < room.poll.token_generation:
+            return None
+        if nickname_key(named.nickname) != key:
+            return None
+        return _Identity(named.participant_id, named.nickname)
+
+    def _from_cookie(self, session: Session, room: Room, key: str) -> _Identity | None:
+        for role in session.roles:
+            if role.poll_id == room.poll.poll_id and role.participant_id is not None and role.nickname is not None:
+                if nickname_key(role.nickname) == key:
+                    return _Identity(role.participant_id, role.nickname)
+        return None
+
+    async def _register(self, session: Session, room: Room, nickname: str, key: str) -> _Identity:
+        participant_id = uuid7()
+        limit = self._settings.room.max_participants
+        try:
+            try:
+                await self._cache.take_nickname(room.code, key, participant_id, limit)
+            except RoomNotCached:
+                await self._rooms.restore(room.code)
+                await self._cache.take_nickname(room.code, key, participant_id, limit)
+        except NicknameTaken:
+            raise Invalid("Nickname already taken", "nickname_taken", status=409) from None
+        except RoomFull:
+            raise Invalid("Room is full", "room_full", status=409) from None
+        except RoomNotCached:
+            raise CacheUnavailable() from None
+        await self._registrations.add(
+            Registration(room.poll.poll_id, participant_id, nickname, key, now_us(), session.browser_id)
+        )
+        if session.browser_id is not None:
+            await self._remember(session, room, participant_id, nickname)
+        return _Identity(participant_id, nickname)
+
+    async def _remember(self, session: Session, room: Room, participant_id: UUID, nickname: str) -> None:
+        """What the cookie stands for. Stored durably by the registration; here only for a quicker resume."""
+        assert session.browser_id is not None
+        role = BrowserRole(room.poll.poll_id, room.code, participant_id, nickname, joined_at_us=now_us())
+        session.roles.append(role)
+        try:
+            await self._cache.add_browser_role(session.browser_id, role, complete=session.new_browser)
+        except CacheUnavailable:
+            log.info("browser_role_not_cached")
+
+    def _ack(self, room: Room, identity: _Identity, member: Member, *, reconnected: bool) -> dict[str, Any]:
+        token = ParticipantToken(
+            room.poll.poll_id, identity.participant_id, identity.nickname, room.poll.token_generation
+        )
+        return {
+            "success": True,
+            "reconnected": reconnected,
+            "participantId": str(identity.participant_id),
+            "participantToken": self._tokens.sign_participant(token),
+            "previousVote": member.choice,
+            "poll": {**poll_view(room.poll, room.participant_count), "state": room.state.value},
+        }

@@ -1,0 +1,56 @@
+"""Every metric of a node, with what a rise means."""
+
+from models.runtime.metrics import Metrics
+
+COUNTERS = {
+    "votes.accepted": "votes acked after the broker's confirm: the service's work",
+    "votes.refused": "votes refused before the queue: closed polls, bad input, limits, overload",
+    "votes.rejected": "acked votes that a worker decided not to count: late ones; a jump means clocks or a slow close",
+    "batches.published": "vote batches sent",
+    "batches.failed": "vote batches not confirmed; their voters were told to try again",
+    "publish.refused": "publishes refused at once because the broker was away, blocked or stalled",
+    "publish.window_full": "publishes refused because too many were unconfirmed: the broker is slower than the votes",
+    "publish.connection_lost": "connections to the broker lost",
+    "publish.nacked": "messages the broker refused: a queue is full",
+    "publish.returned": "messages that no queue took: topology is wrong",
+    "publish.unconfirmed": "messages whose confirm never came in time",
+    "joins.accepted": "participants joined or resumed",
+    "joins.refused": "joins refused",
+    "events.failed": "events that ended in an unexpected error: a bug, look at the log",
+    "requests.failed": "HTTP requests that ended in an unexpected error",
+    "limits.refused": "requests over a rate limit",
+    "rooms.restored": "rooms read back from Postgres by the workers: a cold or emptied cache",
+    "cache.failed": "Redis calls that failed or timed out",
+    "fanout.deaf": "times the pub/sub listener was found deaf and connected anew",
+    "fanout.superseded": "results dropped because a newer version was already sent",
+    "receipts.forgotten": "vote-recorded events not sent because too many commits were outstanding",
+    "security.foreign_participant": "votes with somebody else's participant id",
+}
+GAUGES = {
+    "connections": "Socket.IO connections",
+    "rooms": "rooms with a member on this node",
+    "buffer.held_votes": "votes waiting for their confirm",
+    "publish.in_flight": "messages waiting for their confirm",
+    "loop.lag_ms": "how late the event loop runs: overload when it stays high",
+}
+TIMINGS = {
+    "votes.ack_ms": "from the vote's arrival to its ack",
+    "publish.confirm_ms": "from the publish to the broker's confirm",
+    "batches.votes": "votes per batch (a number, not milliseconds)",
+}
+
+
+class NodeMetrics(Metrics):
+    """The metrics client of the socket tier. A name that isn't listed above is a programming error."""
+
+    def count(self, name: str, by: int = 1) -> None:
+        assert name in COUNTERS, name
+        super().count(name, by)
+
+    def gauge(self, name: str, value: float) -> None:
+        assert name in GAUGES, name
+        super().gauge(name, value)
+
+    def timing_ms(self, name: str, value: float) -> None:
+        assert name in TIMINGS, name
+        super().timing_ms(name, value)

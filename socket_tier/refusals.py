@@ -1,0 +1,92 @@
+"""What a person is told when something is not done: two families, *never valid* and *come back later*.
+
+Each carries the words that the browser shows (``message``, fixed by the wire contract where it says so), a machine
+readable ``code`` and the HTTP status that the REST twin answers with.
+"""
+
+from typing import Any
+
+
+class Refused(Exception):
+    """The request is not carried out. Nothing has changed."""
+
+    status = 400
+
+    def __init__(self, message: str, code: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        if status is not None:
+            self.status = status
+
+    def body(self, correlation_id: str) -> dict[str, Any]:
+        """The answer, as an ack or as an HTTP body."""
+        return {"success": False, "error": self.message, "code": self.code, "correlationId": correlation_id}
+
+
+class Invalid(Refused):
+    """Never valid: the same request will be refused again."""
+
+
+class ComeBackLater(Refused):
+    """Overload or an outage: safe to send again after ``retry_after_s`` seconds."""
+
+    status = 503
+
+    def __init__(self, message: str, code: str, retry_after_s: float = 1.0, *, status: int | None = None) -> None:
+        super().__init__(message, code, status=status)
+        self.retry_after_s = retry_after_s
+
+    def body(self, correlation_id: str) -> dict[str, Any]:
+        return {**super().body(correlation_id), "retryAfter": self.retry_after_s}
+
+
+class NodeBusy(ComeBackLater):
+    """This node holds as much as it may hold."""
+
+    def __init__(self, retry_after_s: float = 1.0) -> None:
+        super().__init__("The service is busy, please try again", "overloaded", retry_after_s)
+
+
+class BrokerUnavailable(ComeBackLater):
+    """RabbitMQ is away, full, blocked or did not confirm in time.
+
+    ``unclear`` is true when the message may have been stored all the same.
+    """
+
+    def __init__(self, retry_after_s: float = 1.0, *, unclear: bool = False) -> None:
+        super().__init__("The service is busy, please try again", "broker_unavailable", retry_after_s)
+        self.unclear = unclear
+
+
+class CacheUnavailable(ComeBackLater):
+    """Redis is away, and this can't be decided without it."""
+
+    def __init__(self, retry_after_s: float = 2.0) -> None:
+        super().__init__("The service is busy, please try again", "cache_unavailable", retry_after_s)
+
+
+class WorkersUnavailable(ComeBackLater):
+    """No worker answered in time, or none can reach the database."""
+
+    def __init__(self, retry_after_s: float = 2.0) -> None:
+        super().__init__("The service is busy, please try again", "workers_unavailable", retry_after_s)
+
+
+class RateLimited(ComeBackLater):
+    """Too much from one session or address."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("Too many requests, please slow down", "rate_limited", retry_after_s, status=429)
+
+
+def poll_not_found() -> Invalid:
+    return Invalid("Poll not found", "poll_not_found", status=404)
+
+
+def voting_not_open() -> Invalid:
+    return Invalid("Voting is not open", "voting_not_open", status=409)
+
+
+def only_host() -> Invalid:
+    return Invalid("Only host can change poll state", "not_host", status=403)

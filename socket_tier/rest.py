@@ -1,0 +1,185 @@
+"""The REST calls of the wire contract."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+from aiohttp import web
+
+from models.runtime.settings import Settings
+from models.runtime.tokens import HostToken, InvalidToken, Tokens
+from models.wire.commands import CreatePoll, ExportRows
+from models.wire.notices import ExportedVote, PollCreated, RowsExported
+from models.wire.polls import PollSnapshot, iso_time, poll_view
+from socket_tier import payloads
+from socket_tier.cache import Cache
+from socket_tier.commands import Commands
+from socket_tier.health import Workers
+from socket_tier.hosting import Controller, Hosting
+from socket_tier.http import bearer_token, json_body, json_response
+from socket_tier.limits import Limits
+from socket_tier.refusals import CacheUnavailable, WorkersUnavailable, only_host
+from socket_tier.rooms import Room, Rooms
+from socket_tier.vote_buffer import now_us
+
+_EXPORT_PAGE = 1000
+# A spreadsheet runs what begins like a formula; a quote in front makes it text.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+class Rest:
+    """Handlers; ``routes`` lists them."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        node_id: UUID,
+        rooms: Rooms,
+        cache: Cache,
+        commands: Commands,
+        hosting: Hosting,
+        workers: Workers,
+        tokens: Tokens,
+        limits: Limits,
+    ) -> None:
+        self._settings = settings
+        self._node_id = node_id
+        self._rooms = rooms
+        self._cache = cache
+        self._commands = commands
+        self._hosting = hosting
+        self._workers = workers
+        self._tokens = tokens
+        self._limits = limits
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        return [
+            web.post("/api/polls", self.create_poll),
+            web.get("/api/polls/{code}", self.read_poll),
+            web.post("/api/polls/{code}/state", self.change_state),
+            web.get("/api/polls/{code}/results.csv", self.export),
+        ]
+
+    async def create_poll(self, request: web.Request) -> web.Response:
+        """:raises Refused:"""
+        self._limits.create_poll(request["address"])
+        new = payloads.new_poll(await json_body(request), self._settings.poll)
+        if self._workers.database_away():
+            raise WorkersUnavailable()
+        wait_s = self._settings.broker.reply_timeout_s
+        command = CreatePoll(
+            uuid4(),
+            self._node_id,
+            new.question,
+            new.options,
+            request["address"],
+            deadline_us=now_us() + int(wait_s * 1e6),
+            # A browser without a cookie can't come back as this one: leave the poll to be claimed.
+            browser_id=None if request["new_browser"] else request["browser_id"],
+            correlation_id=request["correlation_id"],
+        )
+        answer = await self._commands.request(command, command.command_id)
+        assert isinstance(answer, PollCreated)
+        poll = self._rooms.add(answer.poll).poll
+        token = self._tokens.sign_host(HostToken(poll.poll_id, poll.token_generation))
+        base = self._settings.node.public_url.rstrip("/") or f"{request.scheme}://{request.host}"
+        body = {
+            **_both(poll, 0),
+            "hostToken": token,
+            "joinUrl": f"{base}/j/{poll.room_code}",
+            "hostUrl": f"{base}/host/{poll.room_code}#{token}",
+        }
+        return json_response(body, 201)
+
+    async def read_poll(self, request: web.Request) -> web.Response:
+        """:raises Refused:"""
+        self._limits.request(request["address"])
+        code = payloads.room_code(request.match_info["code"])
+        try:
+            cached = await self._cache.room(code)
+        except CacheUnavailable:
+            cached = None
+        if cached is None:
+            room = await self._rooms.find(code)
+            return json_response(_both(room.poll, room.participant_count, room))
+        room = self._rooms.add(cached.poll, cached.closing_us)
+        return json_response(_both(cached.poll, cached.participant_count, room))
+
+    async def change_state(self, request: web.Request) -> web.Response:
+        """:raises Refused:"""
+        self._limits.request(request["address"])
+        body = await json_body(request)
+        wanted = body if isinstance(body, dict) else {}
+        change = payloads.change_poll_state({**wanted, "roomCode": payloads.room_code(request.match_info["code"])})
+        controller = Controller(request["address"], bearer_token(request))
+        return json_response(await self._hosting.change_state(controller, change))
+
+    async def export(self, request: web.Request) -> web.StreamResponse:
+        """One row per participant, streamed page by page: the next page is asked for when this one is sent.
+
+        :raises Refused:
+        """
+        self._limits.request(request["address"])
+        room = await self._rooms.find(payloads.room_code(request.match_info["code"]))
+        if not self._hosts(bearer_token(request), room):
+            raise only_host()
+        rows = await self._page(room, None)
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "text/csv; charset=utf-8",
+                "Content-Disposition": f'attachment; filename="votemill-{room.code}.csv"',
+            }
+        )
+        await response.prepare(request)
+        await response.write(_csv([("nickname", "option", "first vote", "last vote")]))
+        while True:
+            await response.write(_csv([_row(room.poll, vote) for vote in rows]))
+            if len(rows) < _EXPORT_PAGE:
+                break
+            rows = await self._page(room, rows[-1].participant_id)
+        await response.write_eof()
+        return response
+
+    async def _page(self, room: Room, after: UUID | None) -> tuple[ExportedVote, ...]:
+        request_id = uuid4()
+        wait_s = self._settings.broker.reply_timeout_s
+        command = ExportRows(
+            request_id, self._node_id, room.poll.poll_id, now_us() + int(wait_s * 1e6), after, _EXPORT_PAGE
+        )
+        answer = await self._commands.request(command, request_id)
+        assert isinstance(answer, RowsExported)
+        return answer.rows
+
+    def _hosts(self, token: str | None, room: Room) -> bool:
+        if token is None:
+            return False
+        try:
+            host = self._tokens.read_host(token)
+        except InvalidToken:
+            return False
+        return host.poll_id == room.poll.poll_id and host.generation >= room.poll.token_generation
+
+
+def _both(poll: PollSnapshot, participant_count: int, room: Room | None = None) -> dict[str, Any]:
+    """The poll at top level, where the MVP looks for it, and again as ``poll``."""
+    view = poll_view(poll, participant_count)
+    if room is not None:
+        view["state"] = room.state.value
+    return {"success": True, **view, "poll": view}
+
+
+def _row(poll: PollSnapshot, vote: ExportedVote) -> tuple[str, ...]:
+    cells = (vote.nickname or "", poll.options[vote.option_index])
+    safe = tuple(f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell for cell in cells)
+    return (*safe, iso_time(vote.first_voted_at_us), iso_time(vote.last_voted_at_us))
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+

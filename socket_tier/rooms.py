@@ -1,0 +1,191 @@
+"""The rooms that this node knows, and how it comes to know one."""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+import msgspec
+
+from models.runtime.settings import RoomSettings
+from models.wire.commands import RestoreRoom
+from models.wire.notices import RoomRestored
+from models.wire.polls import PollSnapshot, PollState
+from socket_tier.cache import Cache
+from socket_tier.commands import Commands
+from socket_tier.metrics import NodeMetrics
+from socket_tier.refusals import CacheUnavailable, poll_not_found
+from socket_tier.vote_buffer import now_us
+
+log = logging.getLogger(__name__)
+
+_KEPT_WITHOUT_SOCKETS = 5_000
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A participant who is connected to this node, by one socket or several."""
+
+    participant_id: UUID
+    nickname: str
+    last_seq: int = 0
+    choice: int | None = None
+    sids: set[str] = field(default_factory=set)
+    counted: bool = False  # in Redis's presence
+    leaving: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Room:
+    """What this node knows of one poll."""
+
+    poll: PollSnapshot
+    closing_us: int = 0
+    participant_count: int = 0
+    members: dict[UUID, Member] = field(default_factory=dict)
+    sids: set[str] = field(default_factory=set)
+
+    @property
+    def code(self) -> str:
+        return self.poll.room_code
+
+    @property
+    def state(self) -> PollState:
+        """The state that holds on this node: a close holds from its receipt on, before a worker has applied it."""
+        return PollState.CLOSED if self._is_closing() else self.poll.state
+
+    @property
+    def open_since_us(self) -> int | None:
+        """When the running voting period began, None when voting isn't open."""
+        if self.poll.state is PollState.OPEN and not self._is_closing():
+            return self.poll.opened_at_us
+        return None
+
+    def next_change_us(self) -> int:
+        """A time for a state change that is later than every change known here, whatever the clocks say."""
+        return max(now_us(), self.poll.state_changed_at_us + 1, self.closing_us + 1)
+
+    def learn(self, poll: PollSnapshot) -> bool:
+        """Take in a snapshot unless it is older than what is known; whether the state changed by it."""
+        if poll.state_changed_at_us < self.poll.state_changed_at_us:
+            return False
+        previous = self.state
+        if poll.version < self.poll.version:
+            # An update of the totals was quicker than the state change it belongs behind.
+            newer = self.poll
+            poll = msgspec.structs.replace(poll, version=newer.version, votes=newer.votes, final=newer.final)
+        self.poll = poll
+        return self.state is not previous
+
+    def learn_totals(self, version: int, votes: list[int], final: bool) -> None:
+        """Take in totals from a vote-update, unless they are older than what is known."""
+        if version > self.poll.version:
+            self.poll = msgspec.structs.replace(self.poll, version=version, votes=tuple(votes), final=final)
+
+    def _is_closing(self) -> bool:
+        return self.closing_us > self.poll.state_changed_at_us and self.poll.state is PollState.OPEN
+
+
+class Rooms:
+    """Finds rooms: here, in Redis, or by asking the workers to restore one. Single flight per code."""
+
+    def __init__(
+        self, cache: Cache, commands: Commands, node_id: UUID, settings: RoomSettings, metrics: NodeMetrics
+    ) -> None:
+        self._cache = cache
+        self._commands = commands
+        self._node_id = node_id
+        self._settings = settings
+        self._metrics = metrics
+        self._rooms: OrderedDict[str, Room] = OrderedDict()
+        self._codes: dict[int, str] = {}
+        self._loading: dict[str, asyncio.Task[Room]] = {}
+        self._missing: OrderedDict[str, float] = OrderedDict()
+
+    def known(self, room_code: str) -> Room | None:
+        """A room that this node has in memory, kept up to date by notices and results."""
+        return self._rooms.get(room_code)
+
+    def by_poll(self, poll_id: int) -> Room | None:
+        code = self._codes.get(poll_id)
+        return self._rooms.get(code) if code is not None else None
+
+    def in_use(self) -> list[Room]:
+        """Rooms with a socket on this node."""
+        return [room for room in self._rooms.values() if room.sids]
+
+    async def find(self, room_code: str) -> Room:
+        """:raises Invalid: there is no such poll
+        :raises ComeBackLater: nobody who could know answers
+        """
+        room = self._rooms.get(room_code)
+        if room is not None:
+            self._rooms.move_to_end(room_code)
+            return room
+        if self._missing.get(room_code, 0) > time.monotonic():
+            raise poll_not_found()
+        loading = self._loading.get(room_code)
+        if loading is None:
+            loading = asyncio.create_task(self._load(room_code), name=f"load-room-{room_code}")
+            self._loading[room_code] = loading
+            loading.add_done_callback(lambda done: self._loaded(room_code, done))
+        return await asyncio.shield(loading)
+
+    async def restore(self, room_code: str) -> Room:
+        """Have a worker put the room back into Redis, with its nicknames.
+
+        :raises Invalid: there is no such poll
+        :raises ComeBackLater: no worker answered
+        """
+        request_id = uuid4()
+        deadline_us = now_us() + 2_000_000
+        answer = await self._commands.request(
+            RestoreRoom(request_id, self._node_id, room_code, deadline_us), request_id
+        )
+        assert isinstance(answer, RoomRestored)
+        if answer.poll is None:
+            self._missing[room_code] = time.monotonic() + self._settings.negative_cache_s
+            if len(self._missing) > _KEPT_WITHOUT_SOCKETS:
+                self._missing.popitem(last=False)
+            raise poll_not_found()
+        self._metrics.count("rooms.restored")
+        return self.add(answer.poll)
+
+    def add(self, poll: PollSnapshot, closing_us: int = 0) -> Room:
+        """Know a room from now on."""
+        room = self._rooms.get(poll.room_code)
+        if room is None:
+            room = self._rooms[poll.room_code] = Room(poll)
+            self._codes[poll.poll_id] = poll.room_code
+            self._missing.pop(poll.room_code, None)
+            self._evict()
+        room.learn(poll)
+        room.closing_us = max(room.closing_us, closing_us)
+        return room
+
+    async def _load(self, room_code: str) -> Room:
+        try:
+            cached = await self._cache.room(room_code)
+        except CacheUnavailable:
+            cached = None
+        if cached is None:
+            return await self.restore(room_code)
+        room = self.add(cached.poll, cached.closing_us)
+        room.participant_count = cached.participant_count
+        return room
+
+    def _loaded(self, room_code: str, done: asyncio.Task[Room]) -> None:
+        del self._loading[room_code]
+        if not done.cancelled():
+            done.exception()  # everybody who asked may have left meanwhile
+
+    def _evict(self) -> None:
+        if len(self._rooms) <= _KEPT_WITHOUT_SOCKETS:
+            return
+        for code, room in self._rooms.items():
+            if not room.sids and not room.members:
+                del self._rooms[code]
+                self._codes.pop(room.poll.poll_id, None)
+                return

@@ -1,0 +1,80 @@
+"""Which Socket.IO rooms a socket is in, and what it is shown on entering one."""
+
+import asyncio
+from typing import Any
+
+import socketio
+
+from models.wire import names
+from models.wire.polls import PollState, iso_time, vote_update
+from socket_tier.fanout import Fanout
+from socket_tier.results import Ticker
+from socket_tier.rooms import Room, Rooms
+from socket_tier.sessions import Session
+from socket_tier.tasks import Tasks
+from socket_tier.vote_buffer import now_us
+
+
+def state_changed(room: Room, previous: PollState) -> dict[str, Any]:
+    """The payload of ``poll-state-changed`` (wire contract)."""
+    state = room.state.value
+    return {
+        "roomCode": room.code,
+        "newState": state,
+        "previousState": previous.value,
+        "state": state,
+        "changedBy": "host",
+        "timestamp": iso_time(now_us()),
+        "reopenedCount": room.poll.reopened_count,
+    }
+
+
+class SocketRooms:
+    """Moves sockets in and out of rooms."""
+
+    def __init__(self, server: socketio.AsyncServer, fanout: Fanout, ticker: Ticker, rooms: Rooms, tasks: Tasks) -> None:
+        self._server = server
+        self._fanout = fanout
+        self._ticker = ticker
+        self._rooms = rooms
+        self._tasks = tasks
+
+    async def enter(self, session: Session, room: Room, *more: str) -> None:
+        """Into the poll's own room, and into others such as the participant's or the hosts'."""
+        room.sids.add(session.sid)
+        session.rooms.add(room.code)
+        for name in (names.poll_room(room.code), *more):
+            await self._server.enter_room(session.sid, name)
+
+    async def leave_room(self, session: Session, name: str) -> None:
+        await self._server.leave_room(session.sid, name)
+
+    async def leave_tentative(self, session: Session, chosen: str) -> None:
+        """A socket has chosen a room: out of those that only its cookie had put it into."""
+        for code in session.tentative - {chosen}:
+            session.rooms.discard(code)
+            session.hosting.discard(code)
+            await self._server.leave_room(session.sid, names.poll_room(code))
+            await self._server.leave_room(session.sid, names.host_room(code))
+            self._left(session.sid, code)
+        session.tentative.clear()
+
+    def gone(self, session: Session) -> None:
+        """The socket is closed; the server has taken it out of its rooms."""
+        for code in session.rooms:
+            self._left(session.sid, code)
+
+    def show_soon(self, sid: str, room: Room) -> None:
+        """Send one socket the present state and totals, right after the ack that is being returned."""
+        asyncio.get_running_loop().call_soon(self._tasks.start, self._show(sid, room), "show-room")
+
+    async def _show(self, sid: str, room: Room) -> None:
+        await self._fanout.deliver(sid, names.POLL_STATE_CHANGED, state_changed(room, room.state))
+        await self._fanout.deliver(sid, names.VOTE_UPDATE, vote_update(room.poll, room.participant_count, now_us()))
+
+    def _left(self, sid: str, code: str) -> None:
+        room = self._rooms.known(code)
+        if room is not None:
+            room.sids.discard(sid)
+            if not room.sids:
+                self._ticker.forget(code)

@@ -1,0 +1,124 @@
+"""State changes as they reach this node: they hold here, the room is told, and after a close the node reports."""
+
+import asyncio
+import logging
+from uuid import UUID
+
+from models.wire import names
+from models.wire.commands import PollFlushed
+from models.wire.notices import PollClosing, StateChanged
+from models.wire.polls import PollSnapshot, PollState, vote_update
+from socket_tier.cache import Cache
+from socket_tier.commands import Commands
+from socket_tier.fanout import Fanout
+from socket_tier.refusals import CacheUnavailable, Refused
+from socket_tier.results import Ticker
+from socket_tier.rooms import Room, Rooms
+from socket_tier.socket_rooms import state_changed
+from socket_tier.tasks import Tasks
+from socket_tier.vote_buffer import VoteBuffer, now_us
+
+log = logging.getLogger(__name__)
+
+_FLUSH_TIMEOUT_S = 10
+_REPORT_TRIES = 60
+
+
+class StateChanges:
+    """Applies what is heard; everything is ordered by the change's own time, so repeats and stragglers do no harm."""
+
+    def __init__(
+        self,
+        *,
+        rooms: Rooms,
+        cache: Cache,
+        commands: Commands,
+        buffer: VoteBuffer,
+        fanout: Fanout,
+        ticker: Ticker,
+        tasks: Tasks,
+        node_id: UUID,
+    ) -> None:
+        self._rooms = rooms
+        self._cache = cache
+        self._commands = commands
+        self._buffer = buffer
+        self._fanout = fanout
+        self._ticker = ticker
+        self._tasks = tasks
+        self._node_id = node_id
+        self._reporting: set[tuple[int, int]] = set()
+
+    def changed(self, notice: StateChanged) -> None:
+        """A worker has committed a state change."""
+        room = self._rooms.known(notice.poll.room_code)
+        if room is not None:
+            self._learn(room, notice.poll)
+        self._report_if_closed(notice.poll)
+        self._commands.answered(notice.request_id, notice)
+
+    def closing(self, notice: PollClosing) -> None:
+        """A close is on its way to the workers: votes from now on are too late."""
+        room = self._rooms.known(notice.room_code)
+        if room is None or notice.at_us <= room.closing_us:
+            return
+        previous = room.state
+        room.closing_us = notice.at_us
+        if room.state is not previous:
+            self._announce(room, previous)
+
+    def reopen_admission(self, room: Room) -> None:
+        """The close could not be sent: it never was."""
+        previous = room.state
+        room.closing_us = 0
+        if room.state is not previous:
+            self._announce(room, previous)
+
+    async def catch_up(self) -> None:
+        """Read the rooms in use anew: after a gap in the notices or in the fan-out something may have been missed."""
+        for room in self._rooms.in_use():
+            try:
+                cached = await self._cache.room(room.code)
+            except CacheUnavailable:
+                return  # the listener says so when Redis is back, and this is called again
+            if cached is None:
+                continue
+            room.participant_count = cached.participant_count
+            previous = room.state
+            room.closing_us = max(room.closing_us, cached.closing_us)
+            if not self._learn(room, cached.poll) and room.state is not previous:
+                self._announce(room, previous)
+            self._report_if_closed(cached.poll)
+
+    def _learn(self, room: Room, poll: PollSnapshot) -> bool:
+        previous = room.state
+        changed = room.learn(poll)
+        if changed:
+            self._announce(room, previous)
+        self._ticker.offer(room.code, room.poll.version, vote_update(room.poll, room.participant_count, now_us()))
+        return changed
+
+    def _announce(self, room: Room, previous: PollState) -> None:
+        payload = state_changed(room, previous)
+        self._tasks.start(self._fanout.deliver(room.code, names.POLL_STATE_CHANGED, payload), "announce-state")
+
+    def _report_if_closed(self, poll: PollSnapshot) -> None:
+        close = (poll.poll_id, poll.state_changed_at_us)
+        if poll.state is PollState.CLOSED and not poll.final and close not in self._reporting:
+            self._reporting.add(close)
+            self._tasks.start(self._report_flush(*close), "report-flush")
+
+    async def _report_flush(self, poll_id: int, closed_at_us: int) -> None:
+        """Tell the workers how many batches to wait for. Repeated until it is durable: final depends on it."""
+        try:
+            for _ in range(_REPORT_TRIES):
+                try:
+                    batches, unclear = await self._buffer.flushed(poll_id, _FLUSH_TIMEOUT_S)
+                    await self._commands.send(PollFlushed(poll_id, closed_at_us, self._node_id, batches, unclear))
+                    return
+                except (Refused, TimeoutError) as error:
+                    log.warning("flush_report_delayed", extra={"poll_id": poll_id, "error": repr(error)})
+                    await asyncio.sleep(1)
+            log.error("flush_report_given_up", extra={"poll_id": poll_id})
+        finally:
+            self._reporting.discard((poll_id, closed_at_us))

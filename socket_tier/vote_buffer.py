@@ -1,0 +1,172 @@
+"""Holds votes for a few milliseconds, sends them as one message, and answers each voter after the confirm."""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from models.runtime.settings import BatchSettings
+from models.wire.commands import CastVote, VoteBatch
+from models.wire.envelope import wrap
+from models.wire.notices import BatchApplied
+from socket_tier.amqp.publisher import Publisher
+from socket_tier.metrics import NodeMetrics
+from socket_tier.refusals import BrokerUnavailable, NodeBusy, Refused
+
+log = logging.getLogger(__name__)
+
+
+class Receipt(NamedTuple):
+    """Whom to tell what became of a vote. ``accepted(error)`` is called once, with None after the confirm."""
+
+    sid: str
+    command_id: str | None
+    room_code: str
+    accepted: Callable[[BaseException | None], None]
+
+
+@dataclass(slots=True)
+class _Published:
+    """How many of this node's batches held votes of one poll."""
+
+    confirmed: int = 0
+    unclear: set[UUID] = field(default_factory=set)
+
+
+class VoteBuffer:
+    """The way of a vote through this node.
+
+    Bounded by ``capacity_votes`` (held and unconfirmed) and by the publisher's window. Keeps the receipts of confirmed
+    batches until the workers say that they are applied, at most ``receipts`` votes of them: the oldest are forgotten,
+    which costs their voters the vote-recorded event, not the vote.
+    """
+
+    def __init__(
+        self, publisher: Publisher, settings: BatchSettings, node_id: UUID, metrics: NodeMetrics
+    ) -> None:
+        self._publisher = publisher
+        self._settings = settings
+        self._node_id = node_id
+        self._metrics = metrics
+        self._votes: list[CastVote] = []
+        self._receipts: list[Receipt] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._unsettled: set[asyncio.Future[None]] = set()
+        self._awaiting_commit: OrderedDict[UUID, tuple[list[CastVote], list[Receipt]]] = OrderedDict()
+        self._awaiting_commit_votes = 0
+        self._published: defaultdict[int, _Published] = defaultdict(_Published)
+        self._closed = False
+        self.held = 0
+
+    def add(self, vote: CastVote, receipt: Receipt) -> None:
+        """Take a vote; its receipt is called when the batch is confirmed or has failed.
+
+        :raises NodeBusy: the buffer is full or closed; safe to send again
+        :raises BrokerUnavailable: RabbitMQ is away or blocked; safe to send again
+        """
+        if self._closed or self.held >= self._settings.capacity_votes:
+            raise NodeBusy()
+        if not self._votes and self._publisher.trouble() is not None:
+            raise BrokerUnavailable()
+        self.held += 1
+        self._votes.append(vote)
+        self._receipts.append(receipt)
+        if len(self._votes) >= self._settings.max_votes:
+            self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._settings.max_wait_s, self.flush)
+
+    def flush(self) -> None:
+        """Publish what is held now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._votes:
+            return
+        votes, self._votes = self._votes, []
+        receipts, self._receipts = self._receipts, []
+        batch = VoteBatch(uuid7(), self._node_id, tuple(votes))
+        queue, body = wrap(batch)
+        try:
+            confirmed = self._publisher.publish("", queue, body)
+        except Refused as refusal:
+            self._answer(receipts, refusal)
+            return
+        self._metrics.count("batches.published")
+        self._metrics.timing_ms("batches.votes", len(votes))
+        # The worker's answer may overtake the confirm: keep the receipts from now on.
+        self._keep(batch.batch_id, votes, receipts)
+        self._unsettled.add(confirmed)
+        confirmed.add_done_callback(lambda done: self._settled(batch, receipts, done))
+
+    async def flushed(self, poll_id: int, timeout_s: float) -> tuple[int, tuple[UUID, ...]]:
+        """Publish what is held and wait until every batch sent so far is settled.
+
+        Returns how many confirmed batches held votes of the poll, and the ids of those whose confirm never came.
+
+        :raises TimeoutError: batches are still unsettled after ``timeout_s`` seconds
+        """
+        self.flush()
+        if self._unsettled:
+            _, pending = await asyncio.wait(tuple(self._unsettled), timeout=timeout_s)
+            if pending:
+                raise TimeoutError
+        published = self._published.get(poll_id)
+        return (published.confirmed, tuple(published.unclear)) if published else (0, ())
+
+    def applied(self, notice: BatchApplied) -> tuple[list[CastVote], list[Receipt]]:
+        """The votes and receipts of a batch that the workers have committed; empty when forgotten."""
+        return self._forget(notice.batch_id)
+
+    async def close(self, timeout_s: float) -> None:
+        """Refuse new votes; those held still get an answer, within ``timeout_s`` seconds."""
+        self._closed = True
+        self.flush()
+        if self._unsettled:
+            await asyncio.wait(tuple(self._unsettled), timeout=timeout_s)
+
+    def _keep(self, batch_id: UUID, votes: list[CastVote], receipts: list[Receipt]) -> None:
+        self._awaiting_commit[batch_id] = (votes, receipts)
+        self._awaiting_commit_votes += len(votes)
+        while self._awaiting_commit_votes > self._settings.receipts:
+            _, (forgotten, _) = self._awaiting_commit.popitem(last=False)
+            self._awaiting_commit_votes -= len(forgotten)
+            self._metrics.count("receipts.forgotten", len(forgotten))
+
+    def _forget(self, batch_id: UUID) -> tuple[list[CastVote], list[Receipt]]:
+        votes, receipts = self._awaiting_commit.pop(batch_id, ([], []))
+        self._awaiting_commit_votes -= len(votes)
+        return votes, receipts
+
+    def _settled(self, batch: VoteBatch, receipts: list[Receipt], confirmed: asyncio.Future[None]) -> None:
+        self._unsettled.discard(confirmed)
+        error = confirmed.exception()
+        polls = {vote.poll_id for vote in batch.votes}
+        if error is None:
+            for poll_id in polls:
+                self._published[poll_id].confirmed += 1
+        else:
+            if isinstance(error, BrokerUnavailable) and error.unclear:
+                for poll_id in polls:
+                    self._published[poll_id].unclear.add(batch.batch_id)
+            else:
+                self._forget(batch.batch_id)
+            self._metrics.count("batches.failed")
+            log.warning("batch_unconfirmed", extra={"votes": len(receipts), "batch_id": str(batch.batch_id)})
+        self._answer(receipts, error)
+
+    def _answer(self, receipts: list[Receipt], error: BaseException | None) -> None:
+        self.held -= len(receipts)
+        for receipt in receipts:
+            receipt.accepted(error)
+
+
+def now_us() -> int:
+    """The node's clock: microseconds since the epoch."""
+    return time.time_ns() // 1000

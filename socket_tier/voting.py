@@ -1,0 +1,172 @@
+"""A vote's way through the node: check, admit, hold, answer; and later, what became of it."""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from models.wire import names
+from models.wire.commands import CastVote
+from models.wire.notices import BatchApplied, Rejection
+from models.wire.polls import iso_time
+from socket_tier.audit import Audit
+from socket_tier.cache import Cache
+from socket_tier.choices import Choices
+from socket_tier.fanout import Fanout
+from socket_tier.joining import Joining
+from socket_tier.limits import Limits
+from socket_tier.metrics import NodeMetrics
+from socket_tier.payloads import SubmitVote
+from socket_tier.refusals import CacheUnavailable, Invalid, voting_not_open
+from socket_tier.rooms import Member, Room, Rooms
+from socket_tier.sessions import Session, Sessions
+from socket_tier.vote_buffer import Receipt, VoteBuffer, now_us
+
+log = logging.getLogger(__name__)
+
+
+class Voting:
+    """Takes votes from sockets."""
+
+    def __init__(
+        self,
+        *,
+        rooms: Rooms,
+        joining: Joining,
+        buffer: VoteBuffer,
+        choices: Choices,
+        limits: Limits,
+        audit: Audit,
+        metrics: NodeMetrics,
+    ) -> None:
+        self._rooms = rooms
+        self._joining = joining
+        self._buffer = buffer
+        self._choices = choices
+        self._limits = limits
+        self._audit = audit
+        self._metrics = metrics
+
+    async def submit(self, session: Session, request: SubmitVote) -> dict[str, Any]:
+        """The ack of ``submit-vote``: returned once the broker has the vote on disk.
+
+        :raises Refused:
+        """
+        arrived = time.perf_counter()
+        try:
+            room, member = await self._participant(session, request)
+            opened_at_us = room.open_since_us
+            if opened_at_us is None:
+                raise voting_not_open()
+            if request.option_index >= len(room.poll.options):
+                raise Invalid("Invalid option index", "invalid_option")
+            self._limits.vote(session.votes)
+            vote = self._cast(room, member, request.option_index, opened_at_us)
+            await self._durable(vote, session, request)
+        except Exception:
+            self._metrics.count("votes.refused")
+            raise
+        member.choice = vote.option_index
+        self._choices.note(room.code, member.participant_id, vote.option_index, vote.seq)
+        self._metrics.count("votes.accepted")
+        self._metrics.timing_ms("votes.ack_ms", (time.perf_counter() - arrived) * 1000)
+        ack: dict[str, Any] = {"success": True, "status": "queued"}
+        if request.command_id is not None:
+            ack["commandId"] = request.command_id
+        return ack
+
+    async def _participant(self, session: Session, request: SubmitVote) -> tuple[Room, Member]:
+        """The socket's own participant, or the cookie's when an offline buffer was flushed before the join."""
+        entered = session.participants.get(request.room_code)
+        if entered is not None and entered[1].participant_id == request.participant_id:
+            return entered
+        room = await self._rooms.find(request.room_code)
+        for role in session.roles:
+            if role.participant_id == request.participant_id and role.poll_id == room.poll.poll_id:
+                assert role.participant_id is not None
+                member = await self._joining.enter(session, room, role.participant_id, role.nickname or "")
+                return room, member
+        self._metrics.count("security.foreign_participant")
+        self._audit.note(
+            "foreign_participant",
+            outcome="refused",
+            action="submit-vote",
+            room_code=request.room_code,
+            actor=str(entered[1].participant_id) if entered else "",
+            address=session.address,
+        )
+        if entered is None:
+            raise Invalid("Join the poll before voting", "not_joined", status=403)
+        raise Invalid("This participant is not yours", "foreign_participant", status=403)
+
+    def _cast(self, room: Room, member: Member, option: int, opened_at_us: int) -> CastVote:
+        # A clock behind the one that opened the poll must not make the vote look early, and one behind the clock
+        # of the participant's previous node must not make it look older than what it replaces.
+        received_at_us = max(now_us(), opened_at_us)
+        member.last_seq = max(received_at_us, member.last_seq + 1)
+        return CastVote(room.poll.poll_id, member.participant_id, option, received_at_us, member.last_seq)
+
+    async def _durable(self, vote: CastVote, session: Session, request: SubmitVote) -> None:
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def accepted(error: BaseException | None) -> None:
+            if confirmed.done():
+                return
+            if error is None:
+                confirmed.set_result(None)
+            else:
+                confirmed.set_exception(error)
+
+        self._buffer.add(vote, Receipt(session.sid, request.command_id, request.room_code, accepted))
+        await confirmed
+
+
+class VoteResults:
+    """Tells voters what became of their votes after the commit."""
+
+    def __init__(
+        self, buffer: VoteBuffer, sessions: Sessions, fanout: Fanout, cache: Cache, metrics: NodeMetrics
+    ) -> None:
+        self._buffer = buffer
+        self._sessions = sessions
+        self._fanout = fanout
+        self._cache = cache
+        self._metrics = metrics
+        self._applied: asyncio.Queue[BatchApplied] = asyncio.Queue(maxsize=10_000)
+
+    def applied(self, notice: BatchApplied) -> None:
+        """A batch of this node is committed."""
+        try:
+            self._applied.put_nowait(notice)
+        except asyncio.QueueFull:
+            self._metrics.count("receipts.forgotten")
+
+    async def run(self) -> None:
+        while True:
+            await self._tell(await self._applied.get())
+
+    async def _tell(self, notice: BatchApplied) -> None:
+        votes, receipts = self._buffer.applied(notice)
+        rejected = {rejection.index: rejection for rejection in notice.rejected}
+        recorded_at = iso_time(notice.recorded_at_us)
+        for index, (vote, receipt) in enumerate(zip(votes, receipts, strict=True)):
+            payload: dict[str, Any] = {"optionIndex": vote.option_index, "roomCode": receipt.room_code}
+            if receipt.command_id is not None:
+                payload["commandId"] = receipt.command_id
+            rejection = rejected.get(index)
+            if rejection is not None:
+                await self._reject(vote, receipt, payload, rejection)
+            elif self._sessions.get(receipt.sid) is not None:
+                payload["recordedAt"] = recorded_at
+                await self._fanout.deliver(receipt.sid, names.VOTE_RECORDED, payload)
+
+    async def _reject(self, vote: CastVote, receipt: Receipt, payload: dict[str, Any], why: Rejection) -> None:
+        self._metrics.count("votes.rejected")
+        log.warning("vote_rejected", extra={"code": why.code, "participant_id": str(vote.participant_id)})
+        payload |= {"error": why.error, "code": why.code}
+        try:
+            await self._cache.forget_choice(receipt.room_code, vote.participant_id)
+        except CacheUnavailable:
+            log.info("choice_not_forgotten")
+        # The voter may sit at another node by now, or in two tabs.
+        await self._fanout.broadcast(names.participant_room(vote.participant_id), names.VOTE_REJECTED, payload)
