@@ -36,9 +36,7 @@ async def serve(settings: Settings) -> None:
 
 def main() -> None:
     settings = load_or_exit()
-    logs.configure(
-        settings.log, service="votemill-node", instance=settings.node.name, environment=settings.environment
-    )
+    logs.configure(settings.log, service="votemill-node", instance=settings.node.name, environment=settings.environment)
     uvloop.run(serve(settings))
 
 

@@ -181,7 +181,14 @@ class Node:
         app.add_routes(pages.routes())
         # Unwound in reverse: the buffer drains while the publisher still lives.
         app.cleanup_ctx.extend(
-            [self._run_publisher, self._run_cache, self._run_fanout, self._run_inbox, self._run_presence, self._run_votes]
+            [
+                self._run_publisher,
+                self._run_cache,
+                self._run_fanout,
+                self._run_inbox,
+                self._run_presence,
+                self._run_votes,
+            ]
         )
         return app
 
@@ -297,8 +304,7 @@ class Node:
 
     async def _become_ready(self) -> None:
         await self.inbox.consuming.wait()
-        while self.publisher.trouble() is not None:
-            await asyncio.sleep(0.05)
+        await self.publisher.connected.wait()
         await self._say_alive()
         if self.readiness.reason == "starting":
             self.readiness.reason = None
@@ -337,5 +343,3 @@ async def _stop(tasks: list[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-

@@ -16,7 +16,7 @@ _PER_MESSAGE = 200
 
 
 class Audit:
-    """Collects entries; ``send`` is called about once a second. Beyond ``_KEPT`` waiting ones the oldest are dropped."""
+    """Collects entries; ``send`` is called about once a second. Beyond ``_KEPT`` waiting the oldest are dropped."""
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands

@@ -6,8 +6,8 @@ decides what goes on without.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -20,8 +20,6 @@ from models.wire import names
 from models.wire.polls import BrowserRole, PollSnapshot
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import CacheUnavailable
-
-T = TypeVar("T")
 
 # Takes a nickname for a participant. KEYS: room, nicknames, choices, present. ARGV: nickname key, participant, limit.
 # Answers 1 taken by this participant, 0 held by another, -1 the room isn't in the cache, -2 the room is full.
@@ -203,7 +201,7 @@ class Cache:
         return bool(await self._call(self.redis.zadd(names.NODES_ALIVE_KEY, {node_id.hex: time.time()})))
 
     async def claim_dead_nodes(self, timeout_s: float) -> list[UUID]:
-        """Nodes silent for longer than ``timeout_s``; each is returned to one caller only, who counts its members out."""
+        """Nodes silent for longer than ``timeout_s``; each goes to one caller only, who counts its members out."""
         silent = await self._call(self.redis.zrangebyscore(names.NODES_ALIVE_KEY, 0, time.time() - timeout_s))
         return [UUID(hex=n.decode()) for n in silent if await self._call(self.redis.zrem(names.NODES_ALIVE_KEY, n))]
 
@@ -226,7 +224,7 @@ class Cache:
     async def add_browser_role(self, browser_id: UUID, role: BrowserRole, *, complete: bool) -> None:
         """``complete``: the browser is new, so what Redis holds is all there is."""
         key = names.browser_key(browser_id)
-        fields = {names.browser_field(role.room_code, role.participant_id): msgspec.json.encode(role)}
+        fields: dict[Any, Any] = {names.browser_field(role.room_code, role.participant_id): msgspec.json.encode(role)}
         if complete:
             fields[names.BROWSER_COMPLETE] = b"1"
         pipe = self.redis.pipeline(transaction=False)
@@ -242,7 +240,7 @@ class Cache:
         net, present = await self._call(script(keys, arguments))
         return bool(net), present
 
-    async def _call(self, call: Awaitable[T]) -> T:
+    async def _call(self, call: Any) -> Any:
         """:raises CacheUnavailable: also when Redis hangs in mid-answer"""
         try:
             async with asyncio.timeout(self._timeout_s * 2):

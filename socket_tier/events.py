@@ -19,7 +19,7 @@ from socket_tier.hosting import Controller, Hosting
 from socket_tier.joining import Joining
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
-from socket_tier.refusals import CacheUnavailable, Invalid, RateLimited, Refused
+from socket_tier.refusals import CacheUnavailable, Invalid, RateLimited, Refused, unexpected
 from socket_tier.rooms import Rooms
 from socket_tier.server import SocketServer
 from socket_tier.sessions import Session, Sessions
@@ -115,17 +115,14 @@ class Events:
                 if len(args) != 1:
                     raise Invalid("Invalid payload: expected exactly one argument", "invalid_payload")
                 return {**await handle(session, args[0]), "correlationId": correlation}
-            except RateLimited as refusal:
-                assert session is not None
-                self._audit.note("rate_limited", outcome="refused", action=handle.__name__, address=session.address)
-                return refusal.body(correlation)
             except Refused as refusal:
+                if isinstance(refusal, RateLimited) and session is not None:
+                    self._audit.note("rate_limited", outcome="refused", action=handle.__name__, address=session.address)
                 return refusal.body(correlation)
             except Exception:
                 self._metrics.count("events.failed")
                 log.exception("event_failed", extra={"handler": handle.__name__})
-                refusal = Refused("Something went wrong on our side, please try again", "internal_error")
-                return refusal.body(correlation)
+                return unexpected().body(correlation)
 
         return run
 

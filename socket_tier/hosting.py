@@ -203,5 +203,3 @@ class Hosting:
 
     def host_token(self, room: Room) -> str:
         return self._tokens.sign_host(HostToken(room.poll.poll_id, room.poll.token_generation))
-
-

@@ -14,7 +14,7 @@ from models.runtime.logs import correlation_id
 from models.runtime.settings import Settings
 from models.runtime.tokens import InvalidToken, Tokens
 from socket_tier.metrics import NodeMetrics
-from socket_tier.refusals import ComeBackLater, Refused
+from socket_tier.refusals import ComeBackLater, Refused, unexpected
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +39,7 @@ def json_response(body: dict[str, Any], status: int = 200, headers: dict[str, st
     return web.json_response(body, status=status, headers=headers)
 
 
-def refusal_response(
-    refusal: Refused, correlation: str, more_headers: dict[str, str] | None = None
-) -> web.Response:
+def refusal_response(refusal: Refused, correlation: str, more_headers: dict[str, str] | None = None) -> web.Response:
     """429 and 503 carry Retry-After, in whole seconds."""
     headers = dict(more_headers or {})
     if isinstance(refusal, ComeBackLater):
@@ -132,8 +130,7 @@ class Edge:
         except Exception:
             self._metrics.count("requests.failed")
             log.exception("request_failed", extra={"path": request.path, "method": request.method})
-            failure = Refused("Something went wrong on our side, please try again", "internal_error", status=500)
-            return refusal_response(failure, correlation)
+            return refusal_response(unexpected(), correlation)
 
     def _browser(self, request: web.Request) -> tuple[UUID, bool]:
         """The browser that the cookie names; a new one without a valid cookie."""

@@ -125,9 +125,10 @@ class Joining:
 
     def _from_cookie(self, session: Session, room: Room, key: str) -> _Identity | None:
         for role in session.roles:
-            if role.poll_id == room.poll.poll_id and role.participant_id is not None and role.nickname is not None:
-                if nickname_key(role.nickname) == key:
-                    return _Identity(role.participant_id, role.nickname)
+            if role.poll_id != room.poll.poll_id or role.participant_id is None or role.nickname is None:
+                continue
+            if nickname_key(role.nickname) == key:
+                return _Identity(role.participant_id, role.nickname)
         return None
 
     async def _register(self, session: Session, room: Room, nickname: str, key: str) -> _Identity:

@@ -168,9 +168,7 @@ def nickname(value: object, longest: int) -> str:
     if not 1 <= len(name) <= longest:
         raise Invalid(f"Nickname must be 1-{longest} characters", "invalid_nickname")
     if not all(_allowed_in_nickname(character) for character in name) or not any(map(_visible, name)):
-        raise Invalid(
-            "Nickname may contain letters, digits, emoji, spaces and _ - . ' only", "invalid_nickname"
-        )
+        raise Invalid("Nickname may contain letters, digits, emoji, spaces and _ - . ' only", "invalid_nickname")
     return name
 
 

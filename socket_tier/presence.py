@@ -174,15 +174,15 @@ class Presence:
         log.warning("dead_node_buried", extra={"dead_node": str(node_id), "members": len(members)})
 
     def _see(self, room: Room, member: Member, *, connected: bool) -> None:
-        self._sightings[member.participant_id] = Sighting(
-            room.poll.poll_id, member.participant_id, connected, now_us()
-        )
+        self._sightings[member.participant_id] = Sighting(room.poll.poll_id, member.participant_id, connected, now_us())
         if len(self._sightings) > _SIGHTINGS_KEPT:
             self._sightings.popitem(last=False)
 
     async def _send_sightings(self) -> None:
         while self._sightings:
-            some = [self._sightings.popitem(last=False)[1] for _ in range(min(len(self._sightings), _SIGHTINGS_PER_MESSAGE))]
+            some = [
+                self._sightings.popitem(last=False)[1] for _ in range(min(len(self._sightings), _SIGHTINGS_PER_MESSAGE))
+            ]
             try:
                 await self._commands.send(RecordPresence(tuple(some)))
             except Refused:

@@ -90,3 +90,8 @@ def voting_not_open() -> Invalid:
 
 def only_host() -> Invalid:
     return Invalid("Only host can change poll state", "not_host", status=403)
+
+
+def unexpected() -> Refused:
+    """For people, when something broke: the log has the rest under the correlation id."""
+    return Refused("Something went wrong on our side, please try again", "internal_error", status=500)

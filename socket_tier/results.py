@@ -1,7 +1,7 @@
 """Holds the tick: however many workers publish, a room gets one vote-update per tick and never an older version."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from socket_tier.metrics import NodeMetrics
@@ -26,7 +26,7 @@ class Ticker:
     """
 
     def __init__(
-        self, tick_s: float, deliver: Callable[[str, dict[str, Any]], Awaitable[None]], metrics: NodeMetrics
+        self, tick_s: float, deliver: Callable[[str, dict[str, Any]], Coroutine[Any, Any, None]], metrics: NodeMetrics
     ) -> None:
         self._tick_s = tick_s
         self._deliver = deliver

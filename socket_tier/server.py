@@ -48,7 +48,7 @@ class _WebSocket(aiohttp_driver.WebSocket):
 class EngineServer(engineio.AsyncServer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._async = {**self._async, "websocket": _WebSocket}
+        self._async: dict[str, Any] = {**self._async, "websocket": _WebSocket}
 
 
 class SocketServer(socketio.AsyncServer):
@@ -89,7 +89,13 @@ class SocketServer(socketio.AsyncServer):
             try:
                 await super()._handle_eio_message(eio_sid, data)
             except (
-                msgspec.MsgspecError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError
+                msgspec.MsgspecError,
+                ValueError,
+                TypeError,
+                KeyError,
+                IndexError,
+                AttributeError,
+                RecursionError,
             ) as error:
                 log.info("malformed_packet", extra={"error": type(error).__name__, "bytes": len(data)})
                 await self._refuse(eio_sid, data, "Invalid payload: not a Socket.IO packet", "malformed_packet")

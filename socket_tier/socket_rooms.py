@@ -32,7 +32,9 @@ def state_changed(room: Room, previous: PollState) -> dict[str, Any]:
 class SocketRooms:
     """Moves sockets in and out of rooms."""
 
-    def __init__(self, server: socketio.AsyncServer, fanout: Fanout, ticker: Ticker, rooms: Rooms, tasks: Tasks) -> None:
+    def __init__(
+        self, server: socketio.AsyncServer, fanout: Fanout, ticker: Ticker, rooms: Rooms, tasks: Tasks
+    ) -> None:
         self._server = server
         self._fanout = fanout
         self._ticker = ticker

@@ -47,9 +47,7 @@ class VoteBuffer:
     which costs their voters the vote-recorded event, not the vote.
     """
 
-    def __init__(
-        self, publisher: Publisher, settings: BatchSettings, node_id: UUID, metrics: NodeMetrics
-    ) -> None:
+    def __init__(self, publisher: Publisher, settings: BatchSettings, node_id: UUID, metrics: NodeMetrics) -> None:
         self._publisher = publisher
         self._settings = settings
         self._node_id = node_id

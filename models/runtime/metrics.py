@@ -49,10 +49,10 @@ class Metrics:
             with self._client.pipeline() as pipe:
                 for name, value in counts.items():
                     pipe.incr(name, value)
-                for name, value in self._gauges.items():
-                    pipe.gauge(f"instances.{self._instance}.{name}", value)
+                for name, level in self._gauges.items():
+                    pipe.gauge(f"instances.{self._instance}.{name}", level)
                 for name, values in timings.items():
-                    for value in values:
-                        pipe.timing(name, value)
+                    for duration_ms in values:
+                        pipe.timing(name, duration_ms)
         except (OSError, socket.gaierror):
             self.flush_failures += 1

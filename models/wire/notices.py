@@ -44,7 +44,7 @@ class RoomRestored(msgspec.Struct, frozen=True, tag=True):
 
 
 class Choice(msgspec.Struct, frozen=True, array_like=True):
-    """A participant's stored vote; ``option_index`` -1 and ``seq`` 0 without one. ``nickname`` None when unregistered."""
+    """A participant's stored vote: ``option_index`` -1 and ``seq`` 0 without one, ``nickname`` None when unknown."""
 
     participant_id: UUID
     option_index: int

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pika
@@ -50,7 +49,7 @@ class Publisher:
         self._unclear: list[_Unconfirmed] = []  # waiting for the connection to come back
         self._properties = pika.BasicProperties(delivery_mode=2, content_type="application/json")
         self.link = Link(settings, "publisher", on_channel=self._opened, on_lost=self._lost)
-        self.on_reconnect: Callable[[], None] | None = None
+        self.connected = asyncio.Event()
 
     @property
     def in_flight(self) -> int:
@@ -131,16 +130,18 @@ class Publisher:
         for message in unclear:
             self._send(message)
         log.info("publisher_ready", extra={"sent_again": len(unclear)})
-        if self.on_reconnect is not None:
-            self.on_reconnect()
+        self.connected.set()
 
     def _lost(self) -> None:
         self._channel = None
+        self.connected.clear()
         self._unclear.extend(self._unconfirmed.values())
         self._unconfirmed.clear()
         self._metrics.count("publish.connection_lost")
 
-    def _returned(self, _channel: Channel, method: spec.Basic.Return, properties: spec.BasicProperties, _b: bytes) -> None:
+    def _returned(
+        self, _channel: Channel, method: spec.Basic.Return, properties: spec.BasicProperties, _b: bytes
+    ) -> None:
         message = self._unconfirmed.get(int(properties.message_id or 0))
         if message is not None:
             message.returned = True

@@ -1,0 +1,1 @@
+"""What a person runs: the commands in this folder and the packages behind them."""

@@ -1,0 +1,192 @@
+"""The steps from a run folder to a stack that is ready for browsers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from types import ModuleType
+
+import pika
+import pika.exceptions
+
+from scripts.stack import packages, tiers
+from scripts.stack.plan import SERVERS, Options, Plan, existing_services, make_plan
+from scripts.stack.program import Program
+from scripts.stack.progress import StepFailed, say, step
+from scripts.stack.run_folder import ROOT, RunFolder, write_env
+from scripts.stack.services import haproxy, postgres, rabbitmq, redis
+from scripts.stack.stopping import stop_everything
+from scripts.stack.supervision import Supervisor, wait_until
+
+WEB = ROOT / "socket_tier" / "web"
+SERVER_MODULES: dict[str, ModuleType] = {"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}
+DEBIAN_PACKAGES = {"postgres": "postgresql", "rabbitmq": "rabbitmq-server", "redis": "redis-server"}
+READY_WITHIN_S = 60
+HOPELESS_AFTER_S = 8  # A program that still dies at once after so long is not merely waiting for another one.
+
+
+def bring_up(options: Options, folder: RunFolder) -> Plan:
+    """Run every step. On any failure or interrupt, what was started is stopped before the error goes on.
+
+    :raises StepFailed: with the one line that says what is wrong and where its log lies
+    """
+    began = time.monotonic()
+    folder.create()
+    if stop_everything(folder):
+        say("✓ stopped what an earlier run had left behind")
+    try:
+        plan = _provision(options, folder)
+    except BaseException as problem:
+        stop_everything(folder)
+        if isinstance(problem, StepFailed) or not isinstance(problem, Exception):
+            raise
+        text = " ".join(str(problem).split())
+        raise StepFailed(f"{type(problem).__name__}: {text}", folder.logs) from problem
+    if options.unlimited:
+        say("! Every rate limit is lifted (--unlimited): for load tests only")
+    say(f"Votemill is ready after {time.monotonic() - began:.1f} s: open {plan.base_url}")
+    return plan
+
+
+def _provision(options: Options, folder: RunFolder) -> Plan:
+    _install_packages(options, folder)
+    plan = make_plan(options, folder)
+    servers = [SERVER_MODULES[name] for name in plan.private]
+    ours = tiers.programs(plan)
+    balancer = [haproxy.program(plan)] if plan.balanced else []
+    for stale in folder.processes.glob("*.json"):
+        stale.unlink()
+    supervisor = Supervisor(folder)
+    supervisor.start([server.program(plan) for server in servers] + ours + balancer)
+    _start_servers(plan, supervisor)
+    _start_tiers(plan, ours, supervisor)
+    write_env(folder.process_env_file, tiers.settings_env(plan))
+    write_env(folder.env_file, tiers.public_env(plan))
+    folder.ready_mark.write_text(plan.base_url)
+    return plan
+
+
+def _install_packages(options: Options, folder: RunFolder) -> None:
+    named = existing_services()
+    wanted = [DEBIAN_PACKAGES[server] for server, section in SERVERS.items() if section not in named]
+    wanted += ["haproxy"] if options.nodes > 1 else []
+    wanted += ["nodejs", "npm"] if (WEB / "package.json").exists() else []
+    packages.install_missing(wanted + options.also_install, folder.log("packages"))
+
+
+def _start_servers(plan: Plan, supervisor: Supervisor) -> None:
+    """Start the servers side by side; the broker takes longest, so all that doesn't need it goes on meanwhile."""
+
+    def database() -> None:
+        if "postgres" in plan.private:
+            _start_server("postgres", plan, supervisor)
+        _migrate(plan)
+
+    with ThreadPoolExecutor() as together:
+        lanes = [together.submit(_start_server, name, plan, supervisor) for name in plan.private if name != "postgres"]
+        lanes += [together.submit(database), together.submit(_install_browser_library, plan.folder)]
+        try:
+            done, _ = wait(lanes, return_when=FIRST_EXCEPTION)
+            for lane in done:
+                lane.result()
+        except BaseException:
+            supervisor.stop_programs(plan.private)  # Ends the waiting of the other lanes.
+            raise
+
+
+def _start_server(name: str, plan: Plan, supervisor: Supervisor) -> None:
+    server = SERVER_MODULES[name]
+    with step(f"{name} on port {plan.ports[name]}"):
+        server.prepare(plan)
+        supervisor.start_program(name)
+        _wait_ready(name, lambda: server.is_ready(plan), plan, supervisor)
+
+
+def _migrate(plan: Plan) -> None:
+    if not (ROOT / "models" / "migrations" / "__main__.py").exists():
+        return
+    log = plan.folder.log("migrate")
+    with step("migrations"):
+        command = [sys.executable, "-m", "models.migrations", "up"]
+        _run(command, ROOT, log, "the migrations failed", env=tiers.process_env(plan))
+
+
+def _install_browser_library(folder: RunFolder) -> None:
+    """Fetch what package-lock.json names, unless that very lock file has been installed already."""
+    lock, installed = WEB / "package-lock.json", WEB / "node_modules" / ".votemill-lock.json"
+    if not (WEB / "package.json").exists():
+        return
+    if installed.exists() and lock.exists() and installed.read_bytes() == lock.read_bytes():
+        return
+    with step("browser library from npm", announce=True):
+        command = ["npm", "ci" if lock.exists() else "install", "--no-audit", "--no-fund"]
+        _run(command, WEB, folder.log("npm"), "npm could not install the browser library")
+        shutil.copyfile(lock, installed)
+
+
+def _start_tiers(plan: Plan, ours: list[Program], supervisor: Supervisor) -> None:
+    """Start nodes and workers together and wait for each; the balancer comes last, so that it finds the nodes up."""
+    for program in ours:
+        supervisor.start_program(program.name)
+    for program in ours:
+        if program.group == "node":
+            with step(f"{program.name} on port {plan.node_ports[program.name]}"):
+                _wait_ready(program.name, lambda: tiers.node_is_ready(plan, program.name), plan, supervisor)  # noqa: B023
+    for queue, count in (("votes", plan.options.workers), ("host", plan.options.host_workers)):
+        if count:
+            name = "worker-1" if queue == "votes" else "host-worker-1"
+            with step(f"{count} worker{'s' * (count > 1)} for {queue}"):
+                _wait_ready(name, lambda: consumers(plan, queue) >= count, plan, supervisor)  # noqa: B023
+    if plan.balanced:
+        with step(f"haproxy on port {plan.options.port}"):
+            haproxy.prepare(plan)
+            supervisor.start_program(haproxy.NAME)
+            _wait_ready(haproxy.NAME, lambda: haproxy.is_ready(plan), plan, supervisor)
+
+
+def consumers(plan: Plan, queue: str) -> int:
+    """How many consumers the broker has for a queue; 0 for a queue that nobody has declared yet."""
+    parameters = pika.URLParameters(plan.urls["broker"])
+    parameters.socket_timeout = parameters.blocked_connection_timeout = 3
+    try:
+        connection = pika.BlockingConnection(parameters)
+    except (pika.exceptions.AMQPError, OSError):
+        return 0
+    try:
+        return int(connection.channel().queue_declare(queue, passive=True).method.consumer_count)
+    except pika.exceptions.AMQPError:
+        return 0
+    finally:
+        connection.close()
+
+
+def _wait_ready(name: str, ready: Callable[[], bool], plan: Plan, supervisor: Supervisor) -> None:
+    began = time.monotonic()
+
+    def hopeless() -> bool:
+        state = supervisor.states()[name]
+        dying = state in ("BACKOFF", "FATAL") and time.monotonic() - began > HOPELESS_AFTER_S
+        return dying or state in ("STOPPING", "STOPPED")
+
+    wait_until(ready, READY_WITHIN_S, f"{name} did not become ready", plan.folder.log(name), give_up=hopeless)
+
+
+def _run(command: list[str], cwd: Path, log: Path, problem: str, env: dict[str, str] | None = None) -> None:
+    with log.open("w") as out:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            timeout=240,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise StepFailed(problem, log)

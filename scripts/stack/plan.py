@@ -1,0 +1,145 @@
+"""What one stack is made of: the caller's options, the addresses that follow from them, and who runs what."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+from scripts.stack import ports
+from scripts.stack.progress import StepFailed
+from scripts.stack.run_folder import ROOT, RunFolder
+
+SERVERS = {"postgres": "database", "rabbitmq": "broker", "redis": "redis"}  # the server and its section in the settings
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the caller asked for on the command line."""
+
+    port: int = 4000
+    nodes: int = 1
+    workers: int = 1
+    host_workers: int = 1
+    run_dir: str = ".run"
+    detach: bool = False
+    unlimited: bool = False
+    also_install: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is decided before the first process starts."""
+
+    options: Options
+    folder: RunFolder
+    environment: str
+    urls: dict[str, str]  # by settings section: database, broker, redis
+    private: list[str]  # the servers that are ours to start
+    ports: dict[str, int]
+    broker_node: str
+
+    @property
+    def base_url(self) -> str:
+        return f"http://{ports.LOOPBACK}:{self.options.port}"
+
+    @property
+    def balanced(self) -> bool:
+        return self.options.nodes > 1
+
+    @property
+    def node_names(self) -> list[str]:
+        return [f"node-{number}" for number in range(1, self.options.nodes + 1)]
+
+    @property
+    def node_ports(self) -> dict[str, int]:
+        if not self.balanced:
+            return dict.fromkeys(self.node_names, self.options.port)
+        return {name: self.ports[name] for name in self.node_names}
+
+    @property
+    def node_urls(self) -> list[str]:
+        return [f"http://{ports.LOOPBACK}:{port}" for port in self.node_ports.values()]
+
+    def data_of(self, server: str) -> Path:
+        """The server's own folder; a link when the server's account could not reach the run folder."""
+        return self.folder.data / server
+
+
+def make_plan(options: Options, folder: RunFolder) -> Plan:
+    """Decide ports, addresses and passwords. Needs the folder to exist; starts nothing.
+
+    :raises StepFailed: the options contradict the environment, or the port is taken
+    """
+    environment = os.environ.get("VOTEMILL_ENV", "development")
+    if options.unlimited and environment == "production":
+        raise StepFailed("--unlimited lifts every limit and is refused when VOTEMILL_ENV is production")
+    if options.nodes and not ports.is_free(options.port):
+        raise StepFailed(f"port {options.port} is taken by another program; choose one with --port")
+    urls = existing_services()
+    private = [server for server, section in SERVERS.items() if section not in urls]
+    known = folder.remembered()
+    wanted = [*private, "rabbitmq-dist"] + [f"node-{n}" for n in range(1, options.nodes + 1) if options.nodes > 1]
+    chosen = ports.free_ports(wanted, known.get("ports", {}), taken={options.port})
+    # The broker's data belongs to its node name, so the name outlives a move of the folder.
+    broker_node = known.get("broker_node", f"votemill-{folder.identity}@localhost")
+    folder.remember(ports=known.get("ports", {}) | chosen, broker_node=broker_node)
+    return Plan(
+        options=options,
+        folder=folder,
+        environment=environment,
+        urls=urls | _private_urls(folder, private, chosen),
+        private=private,
+        ports=chosen,
+        broker_node=broker_node,
+    )
+
+
+def existing_services() -> dict[str, str]:
+    """Addresses that the caller's environment or the current environment's part of settings.toml names.
+
+    The defaults of settings.toml don't count: they are what a process uses that nobody has told anything.
+    """
+    environment = os.environ.get("VOTEMILL_ENV", "development")
+    file = ROOT / "settings.toml"
+    settings = tomllib.loads(file.read_text()) if file.exists() else {}
+    named = {}
+    for section in SERVERS.values():
+        url = os.environ.get(f"VOTEMILL_{section.upper()}__URL") or settings.get(environment, {}).get(section, {}).get(
+            "url"
+        )
+        if url:
+            named[section] = str(url)
+    return named
+
+
+def account(name: str) -> str | None:
+    """The account that a server runs as: its own when root starts it, otherwise the caller's."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(name).pw_name
+    except KeyError:
+        raise StepFailed(f"the account {name} is missing, which its Debian package makes") from None
+
+
+def server_env(home: Path) -> dict[str, str]:
+    """A small environment for a server, so that nothing of the caller's leaks into it."""
+    path = os.environ.get("PATH", "/usr/bin:/bin")
+    return {"PATH": f"{path}:/usr/sbin:/sbin", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "HOME": str(home)}
+
+
+def _private_urls(folder: RunFolder, private: list[str], chosen: dict[str, int]) -> dict[str, str]:
+    urls = {}
+    if "postgres" in private:
+        password = quote(folder.secret("database-password"))
+        urls["database"] = f"postgresql://votemill:{password}@{ports.LOOPBACK}:{chosen['postgres']}/votemill"
+    if "rabbitmq" in private:
+        password = quote(folder.secret("broker-password"))
+        urls["broker"] = f"amqp://votemill:{password}@{ports.LOOPBACK}:{chosen['rabbitmq']}/%2F"
+    if "redis" in private:
+        urls["redis"] = f"redis://{ports.LOOPBACK}:{chosen['redis']}/0"
+    return urls

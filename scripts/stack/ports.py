@@ -1,0 +1,48 @@
+"""Finds free ports on the loopback interface, below the range from which the kernel takes ports for outgoing calls."""
+
+from __future__ import annotations
+
+import random
+import socket
+import sys
+
+LOOPBACK = "127.0.0.1"
+FIRST, LAST = (
+    21000,
+    32700,
+)  # An outgoing connection may hold any port from 32768 on: a server's start would fail at times.
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on the port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(names: list[str], preferred: dict[str, int], taken: set[int]) -> dict[str, int]:
+    """A free port for each name: the preferred one where it is still free, and never one of ``taken``."""
+    chosen: dict[str, int] = {}
+    for name in names:
+        used = taken | set(chosen.values())
+        wish = preferred.get(name)
+        chosen[name] = wish if wish and wish not in used and is_free(wish) else _any_free(used)
+    return chosen
+
+
+def next_free(port: int) -> int:
+    """The first free port from ``port`` on."""
+    return next(candidate for candidate in range(port, LAST) if is_free(candidate))
+
+
+def _any_free(used: set[int]) -> int:
+    candidates = random.sample(range(FIRST, LAST), 500)
+    return next(port for port in candidates if port not in used and is_free(port))
+
+
+if __name__ == "__main__":
+    print(next_free(int(sys.argv[1])))

@@ -1,0 +1,98 @@
+"""The load balancer in front of several nodes."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import resource
+
+from scripts.stack import ports
+from scripts.stack.data_folders import make_data_folder
+from scripts.stack.plan import Plan, account, server_env
+from scripts.stack.program import Program
+from scripts.stack.run_folder import write_private
+
+NAME = "haproxy"
+
+# A node that drains answers 503 on its ready check: it is DOWN within a second, takes no new connections, and keeps the
+# tunnels it has, which it closes by itself spread over its drain time. Therefore no on-marked-down shutdown-sessions.
+CONFIGURATION = """\
+global
+    maxconn {connections}
+    hard-stop-after 30s
+    log stdout format raw daemon notice
+
+defaults
+    mode http
+    log global
+    option redispatch
+    retries 3
+    timeout connect 2s
+    timeout client 60s
+    timeout server 60s
+    timeout http-request 15s
+    timeout queue 5s
+    timeout tunnel 1h
+
+frontend browsers
+    bind {host}:{port}
+    # What a client claims about its own address is thrown away: the nodes trust this header from here.
+    http-request del-header X-Forwarded-For
+    option forwardfor
+    default_backend nodes
+
+backend nodes
+    balance leastconn
+    # The polling transport needs one node for all requests of a session.
+    dynamic-cookie-key {cookie_key}
+    cookie votemill-node insert indirect nocache dynamic httponly
+    option httpchk GET /api/health/ready
+    http-check expect status 200
+    default-server check inter 500ms fall 2 rise 2 slowstart 5s
+{servers}
+"""
+
+
+def program(plan: Plan) -> Program:
+    """The master process, with the worker that it watches."""
+    user = account("haproxy")
+    data = make_data_folder(plan.folder, NAME, user)
+    argv = ["haproxy", "-W", "-db", "-f", str(data / "haproxy.cfg")]
+    return Program(NAME, "haproxy", argv, server_env(data), cwd=data, user=user)
+
+
+def prepare(plan: Plan) -> None:
+    """Write the configuration for the nodes of this plan."""
+    data = make_data_folder(plan.folder, NAME, account("haproxy"))
+    text = CONFIGURATION.format(
+        host=ports.LOOPBACK,
+        port=plan.options.port,
+        connections=_most_connections(),
+        cookie_key=plan.folder.secret("balancer-cookie-key"),
+        servers="\n".join(f"    server {name} {ports.LOOPBACK}:{port}" for name, port in plan.node_ports.items()),
+    )
+    write_private(data / "haproxy.cfg", text)
+    os.chown(data / "haproxy.cfg", data.stat().st_uid, data.stat().st_gid)
+
+
+def is_ready(plan: Plan) -> bool:
+    """Whether it passes a request on to a node that is ready."""
+    return answers_ready(plan.options.port)
+
+
+def _most_connections() -> int:
+    """Each passed-on connection takes two files; HAProxy refuses to start with more than the machine allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 20000 if hard == resource.RLIM_INFINITY else min(20000, (hard - 200) // 2)
+
+
+def answers_ready(port: int) -> bool:
+    """Whether GET /api/health/ready answers 200 on the port."""
+    connection = http.client.HTTPConnection(ports.LOOPBACK, port, timeout=2)
+    try:
+        connection.request("GET", "/api/health/ready")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,121 @@
+"""The private PostgreSQL: durable settings (fsync and synchronous_commit stay on), passwords, loopback only."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import psycopg2
+
+from scripts.stack import ports
+from scripts.stack.data_folders import make_data_folder
+from scripts.stack.plan import Plan, account, server_env
+from scripts.stack.program import Program
+from scripts.stack.progress import StepFailed
+from scripts.stack.run_folder import write_private
+
+NAME = "postgres"
+ADMIN = "postgres"
+
+
+def program(plan: Plan) -> Program:
+    """The postmaster. SIGINT is its fast shutdown: sessions are cut, a checkpoint is written."""
+    user = account("postgres")
+    data = make_data_folder(plan.folder, NAME, user)
+    settings = {
+        "listen_addresses": ports.LOOPBACK,
+        "port": plan.ports[NAME],
+        "unix_socket_directories": "",
+        "max_connections": 200,
+        "shared_buffers": "256MB",
+        "fsync": "on",
+        "synchronous_commit": "on",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+        "log_line_prefix": "%m [%p] %a ",
+    }
+    argv = [str(_binary("postgres")), "-D", str(data / "cluster")]
+    for key, value in settings.items():
+        argv += ["-c", f"{key}={value}"]
+    return Program(NAME, "server", argv, server_env(data), cwd=data, user=user, stop_signal="INT")
+
+
+def prepare(plan: Plan) -> None:
+    """Make the cluster, the first time only.
+
+    :raises StepFailed: initdb failed
+    """
+    user = account("postgres")
+    data = make_data_folder(plan.folder, NAME, user)
+    cluster = data / "cluster"
+    if (cluster / "PG_VERSION").exists():
+        return
+    password_file = data / "admin-password"
+    write_private(password_file, plan.folder.secret("database-admin-password"))
+    if user:
+        os.chown(password_file, data.stat().st_uid, data.stat().st_gid)
+    log = plan.folder.log("initdb")
+    command = [str(_binary("initdb")), "-D", str(cluster), "-U", ADMIN, "--pwfile", str(password_file)]
+    command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions"]
+    with log.open("w") as out:
+        done = subprocess.run(
+            command,
+            env=server_env(data),
+            cwd=data,
+            user=user,
+            group=user,
+            extra_groups=[] if user else None,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            timeout=60,
+            check=False,
+        )
+    password_file.unlink()
+    if done.returncode != 0:
+        raise StepFailed("the PostgreSQL cluster could not be made", log)
+
+
+def is_ready(plan: Plan) -> bool:
+    """Whether the application's role can log in and query; makes role and database when they are missing."""
+    try:
+        psycopg2.connect(plan.urls["database"], connect_timeout=2).close()
+    except psycopg2.OperationalError as error:
+        # Until the role exists, the server answers as to a wrong password.
+        if "authentication failed" in str(error) or "does not exist" in str(error):
+            _make_role_and_database(plan)
+        return False
+    return True
+
+
+def _make_role_and_database(plan: Plan) -> None:
+    """Idempotent. The role may make databases, so that tests can have one of their own."""
+    admin = psycopg2.connect(
+        host=ports.LOOPBACK,
+        port=plan.ports[NAME],
+        user=ADMIN,
+        dbname="postgres",
+        password=plan.folder.secret("database-admin-password"),
+        connect_timeout=2,
+    )
+    try:
+        admin.autocommit = True
+        with admin.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = 'votemill'")
+            verb = "ALTER" if cursor.fetchone() else "CREATE"
+            password = plan.folder.secret("database-password")
+            cursor.execute(f"{verb} ROLE votemill LOGIN CREATEDB PASSWORD %s", (password,))
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = 'votemill'")
+            if not cursor.fetchone():
+                cursor.execute("CREATE DATABASE votemill OWNER votemill")
+    finally:
+        admin.close()
+
+
+def _binary(name: str) -> Path:
+    """The newest installed version's program; Debian keeps them out of the PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4]))
+    if not found:
+        raise StepFailed(f"PostgreSQL's {name} was not found under /usr/lib/postgresql")
+    return found[-1]

@@ -1,0 +1,79 @@
+"""Our own processes: the socket nodes and the workers, and the environment they are given."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from scripts.stack import ports
+from scripts.stack.plan import Plan
+from scripts.stack.program import Program
+from scripts.stack.run_folder import ROOT
+from scripts.stack.services import haproxy
+
+
+def programs(plan: Plan) -> list[Program]:
+    """Nodes first, then the workers for votes, then those for everything else."""
+    nodes = [_node(plan, name) for name in plan.node_names]
+    votes = [_worker(plan, f"worker-{n}", "votes") for n in range(1, plan.options.workers + 1)]
+    host = [_worker(plan, f"host-worker-{n}", "host") for n in range(1, plan.options.host_workers + 1)]
+    return nodes + votes + host
+
+
+def settings_env(plan: Plan) -> dict[str, str]:
+    """The variables that make any of our programs part of this stack; the settings' own names for them."""
+    addresses = [plan.options.port, *plan.node_ports.values()]
+    origins = [f"http://{host}:{port}" for port in dict.fromkeys(addresses) for host in ("localhost", ports.LOOPBACK)]
+    variables = {
+        "VOTEMILL_ENV": plan.environment,
+        "VOTEMILL_DATABASE__URL": plan.urls["database"],
+        "VOTEMILL_BROKER__URL": plan.urls["broker"],
+        "VOTEMILL_REDIS__URL": plan.urls["redis"],
+        "VOTEMILL_NODE__PUBLIC_URL": plan.base_url,
+        "VOTEMILL_SECURITY__EXTRA_ORIGINS": f"@json {json.dumps(origins)}",
+    }
+    if "VOTEMILL_SECURITY__SIGNING_KEYS" not in os.environ:
+        keys = [plan.folder.secret("signing-key")]
+        variables["VOTEMILL_SECURITY__SIGNING_KEYS"] = f"@json {json.dumps(keys)}"
+    if plan.balanced:
+        variables["VOTEMILL_SECURITY__TRUSTED_PROXIES"] = f"@json {json.dumps([ports.LOOPBACK])}"
+    if plan.options.unlimited:
+        variables["VOTEMILL_LIMITS__UNLIMITED"] = "true"
+    return variables
+
+
+def process_env(plan: Plan) -> dict[str, str]:
+    """The caller's environment, this stack's settings, and where our packages are."""
+    return dict(os.environ) | settings_env(plan) | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def public_env(plan: Plan) -> dict[str, str]:
+    """What .run/env tells people and tools about the stack."""
+    return {
+        "DATABASE_URL": plan.urls["database"],
+        "AMQP_URL": plan.urls["broker"],
+        "REDIS_URL": plan.urls["redis"],
+        "BASE_URL": plan.base_url,
+        "NODE_URLS": ",".join(plan.node_urls),
+        "RUN_DIR": str(plan.folder.path),
+    }
+
+
+def node_is_ready(plan: Plan, name: str) -> bool:
+    """Whether the node says that browsers may come."""
+    return haproxy.answers_ready(plan.node_ports[name])
+
+
+def _node(plan: Plan, name: str) -> Program:
+    env = process_env(plan) | {
+        "VOTEMILL_NODE__NAME": name,
+        "VOTEMILL_NODE__HOST": ports.LOOPBACK,
+        "VOTEMILL_NODE__PORT": str(plan.node_ports[name]),
+    }
+    return Program(name, "node", [sys.executable, "-m", "socket_tier"], env, steady_after_s=3)
+
+
+def _worker(plan: Plan, name: str, queues: str) -> Program:
+    env = process_env(plan) | {"VOTEMILL_WORKER__NAME": name}
+    return Program(name, "worker", [sys.executable, "-m", "workers", queues], env, steady_after_s=3)

@@ -1,0 +1,132 @@
+import { io } from "../vendor/socket.io.esm.min.js";
+import { Backoff } from "./backoff.js";
+import { Refusal } from "./refusal.js";
+import { Signals } from "./signals.js";
+
+const ANSWER_WITHIN_MS = 5000;
+
+/**
+ * The line to the server. It comes back by itself, for ever, and says honestly what it is doing.
+ *
+ * Signals: `state` with {phase, error}, where phase is idle, connecting, connected, reconnecting or offline.
+ */
+export class Connection extends Signals {
+  state = { phase: "idle", error: "" };
+  #socket;
+  #credentials;
+  #webSocketWorked = false;
+  #refusedBackoff = new Backoff();
+  #timer = null;
+
+  /** @param credentials returns what the handshake carries as `auth`, so that the server may resume at once. */
+  constructor(url, credentials) {
+    super();
+    this.#credentials = credentials;
+    this.#socket = io(url, {
+      autoConnect: false,
+      transports: ["websocket"],
+      withCredentials: true,
+      reconnectionAttempts: Infinity,
+      reconnectionDelay: 500,
+      reconnectionDelayMax: 5000,
+      randomizationFactor: 0.5,
+      timeout: 8000,
+      auth: (give) => give(this.#credentials()),
+    });
+    this.#follow();
+    this.#followTheDevice();
+  }
+
+  open() {
+    if (this.#socket.active) return;
+    this.#set("connecting");
+    this.#socket.connect();
+  }
+
+  close() {
+    clearTimeout(this.#timer);
+    this.#socket.disconnect();
+    this.#set("idle");
+  }
+
+  get isConnected() {
+    return this.#socket.connected;
+  }
+
+  /** Hear one of the server's events. */
+  hear(event, handler) {
+    this.#socket.on(event, handler);
+  }
+
+  /**
+   * Send an event and wait for its answer, never longer than `withinMs`.
+   *
+   * @throws Refusal the server's own, or a retryable one when nothing was heard
+   */
+  async request(event, payload, withinMs = ANSWER_WITHIN_MS) {
+    // Never through the library's own buffer: it would flush an old vote before the room is joined again.
+    if (!this.isConnected) throw Refusal.unheard("There is no connection at the moment.");
+    let answer;
+    try {
+      answer = await this.#socket.timeout(withinMs).emitWithAck(event, payload);
+    } catch {
+      throw Refusal.unheard();
+    }
+    if (answer?.success === true) return answer;
+    throw Refusal.fromAnswer(answer);
+  }
+
+  #follow() {
+    this.#socket.on("connect", () => {
+      this.#webSocketWorked ||= this.#socket.io.engine.transport.name === "websocket";
+      this.#refusedBackoff.reset();
+      this.#set("connected");
+    });
+    this.#socket.on("disconnect", (reason) => {
+      if (reason === "io client disconnect") return;
+      this.#set("reconnecting");
+      // The library takes a disconnect by the server as final. A node that drains says it too, and another one waits.
+      if (reason === "io server disconnect") this.#openAgainIn(this.#refusedBackoff.nextMs());
+    });
+    this.#socket.on("connect_error", (error) => {
+      this.#set("reconnecting", error.data?.error ?? "");
+      this.#allowPolling();
+      const wasRefused = !this.#socket.active;
+      if (wasRefused) this.#openAgainIn(this.#refusedBackoff.nextMs(Refusal.fromAnswer(error.data).retryAfterS));
+    });
+  }
+
+  /** Some networks let no WebSocket through; but where one has worked, polling would only add load in an outage. */
+  #allowPolling() {
+    if (this.#webSocketWorked) return;
+    Object.assign(this.#socket.io.opts, { transports: ["websocket", "polling"], tryAllTransports: true });
+  }
+
+  /** A phone that wakes up, or finds its network again, should not sit out the rest of a back-off. */
+  #followTheDevice() {
+    const hurry = () => {
+      if (this.state.phase === "idle" || this.isConnected || document.visibilityState === "hidden") return;
+      this.#openAgainIn(Math.random() * 400);
+    };
+    addEventListener("online", hurry);
+    document.addEventListener("visibilitychange", hurry);
+    addEventListener("offline", () => {
+      if (this.state.phase !== "idle") this.#set("offline");
+    });
+  }
+
+  #openAgainIn(waitMs) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      if (this.state.phase === "idle" || this.isConnected) return;
+      this.#set("reconnecting");
+      this.#socket.disconnect().connect();
+    }, waitMs);
+  }
+
+  #set(phase, error = "") {
+    const isOffline = phase === "reconnecting" && navigator.onLine === false;
+    this.state = Object.freeze({ phase: isOffline ? "offline" : phase, error });
+    this.emit("state", this.state);
+  }
+}

@@ -1,0 +1,118 @@
+import { createPoll } from "../client.js";
+import { remember } from "../client/storage.js";
+import { byTestId, make, optionLetter, plural, setText } from "../ui/dom.js";
+import { clearError, markField, showError } from "../ui/errors.js";
+
+const LIMITS = { question: 500, option: 100, fewest: 2, most: 5 };
+
+/** The form that makes a poll; its checks are the server's, so that mistakes are seen before they are sent. */
+export function startCreateForm() {
+  const form = byTestId("create-form");
+  addOption();
+  addOption();
+  byTestId("add-option").addEventListener("click", () => addOption().focus());
+  byTestId("question").addEventListener("input", (event) => {
+    showCount(event.target.value);
+    if (event.target.getAttribute("aria-invalid") === "true") checkQuestion();
+  });
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    submit();
+  });
+}
+
+async function submit() {
+  const problem = byTestId("create-error");
+  clearError(problem);
+  const isRight = [checkQuestion(), checkOptions()].every(Boolean);
+  if (!isRight) return document.querySelector('[data-testid="create-form"] [aria-invalid="true"]').focus();
+  setBusy(true);
+  try {
+    goToHostPage(await createPoll({ question: trimmed(byTestId("question")), options: inputs().map(trimmed) }));
+  } catch (refusal) {
+    showError(problem, refusal);
+    setBusy(false);
+  }
+}
+
+function goToHostPage({ roomCode, hostToken, joinUrl }) {
+  const isKept = remember("host", roomCode, { hostToken, joinUrl });
+  // A browser that keeps nothing gets the token along in the fragment, which never reaches a server or its logs.
+  location.assign(`/host/${roomCode}${isKept ? "" : `#${encodeURIComponent(hostToken)}`}`);
+}
+
+function checkQuestion() {
+  const length = lengthOf(trimmed(byTestId("question")));
+  const text = length === 0 ? "Please write a question."
+    : length > LIMITS.question ? `The question is ${plural(length - LIMITS.question, "character")} too long.` : "";
+  markField(byTestId("question"), byTestId("question-error"), text);
+  return text === "";
+}
+
+function checkOptions() {
+  const texts = inputs().map(trimmed);
+  const problems = texts.map((text, index) => {
+    if (text === "") return "Please fill in this option, or remove it.";
+    if (lengthOf(text) > LIMITS.option) return `An option has at most ${LIMITS.option} characters.`;
+    return texts.indexOf(text) < index ? "This option is there already." : "";
+  });
+  inputs().forEach((input, index) => markField(input, errorOf(input), problems[index]));
+  return problems.every((text) => text === "");
+}
+
+function addOption() {
+  const number = inputs().length;
+  const input = make("input", { type: "text", autocomplete: "off", placeholder: "Option" });
+  const error = make("p", { className: "field-error", hidden: true });
+  const remove = make("button", { type: "button", className: "quiet remove" }, "✕");
+  const letter = make("span", { className: "letter", aria: { hidden: "true" } });
+  const row = make("li", { className: "option-row" }, letter, input, remove, error);
+  remove.addEventListener("click", () => {
+    const next = row.nextElementSibling ?? row.previousElementSibling;
+    row.remove();
+    renumber();
+    next?.querySelector("input").focus();
+  });
+  input.addEventListener("input", () => {
+    if (input.getAttribute("aria-invalid") === "true") checkOptions();
+  });
+  byTestId("option-list").append(row);
+  renumber();
+  return inputs()[number];
+}
+
+/** Letters, labels and test ids follow the order; two options always stay. */
+function renumber() {
+  const rows = [...byTestId("option-list").children];
+  rows.forEach((row, index) => {
+    const [input, remove, error] = [row.querySelector("input"), row.querySelector("button"), row.querySelector("p")];
+    row.dataset.option = index;
+    setText(row.querySelector(".letter"), optionLetter(index));
+    input.dataset.testid = `option-input-${index}`;
+    input.setAttribute("aria-label", `Option ${optionLetter(index)}`);
+    error.id = `option-error-${index}`;
+    error.dataset.testid = `option-error-${index}`;
+    input.setAttribute("aria-describedby", error.id);
+    remove.dataset.testid = `remove-option-${index}`;
+    remove.setAttribute("aria-label", `Remove option ${optionLetter(index)}`);
+    remove.hidden = rows.length <= LIMITS.fewest;
+  });
+  byTestId("add-option").hidden = rows.length >= LIMITS.most;
+}
+
+function showCount(text) {
+  const left = LIMITS.question - lengthOf(text.trim());
+  setText(byTestId("question-count"), left < 100 ? `${left} left` : "");
+}
+
+function setBusy(isBusy) {
+  const button = byTestId("create-button");
+  button.disabled = isBusy;
+  setText(button, isBusy ? "Creating…" : "Create poll");
+}
+
+const inputs = () => [...document.querySelectorAll('[data-testid="option-list"] input')];
+const errorOf = (input) => input.parentElement.querySelector(".field-error");
+const trimmed = (input) => input.value.trim();
+// Characters as people count them, and as the server does: an emoji is one, not two.
+const lengthOf = (text) => [...text].length;

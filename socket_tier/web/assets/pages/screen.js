@@ -1,0 +1,35 @@
+import { connect } from "../client.js";
+import { Announcer } from "../ui/announcer.js";
+import { Bars } from "../ui/bars.js";
+import { byTestId, roomCodeFromAddress, setQuestion, setText, showView } from "../ui/dom.js";
+import { showError } from "../ui/errors.js";
+import { followLine } from "../ui/line.js";
+import { showPollState, totalsNote } from "../ui/poll-state.js";
+
+const roomCode = roomCodeFromAddress();
+const client = connect();
+const bars = new Bars(byTestId("bars"));
+const announcer = new Announcer(byTestId("announcer"));
+
+function show(poll) {
+  setQuestion(byTestId("question"), poll.question);
+  showPollState(byTestId("poll-state"), poll);
+  bars.show(poll);
+  announcer.follow(poll);
+  setText(byTestId("participant-count"), poll.participantCount.toLocaleString("en"));
+  setText(byTestId("vote-count"), poll.votes.reduce((sum, count) => sum + count, 0).toLocaleString("en"));
+  setText(byTestId("totals-note"), totalsNote(poll));
+}
+
+document.title = `${roomCode} · Votemill`;
+setText(byTestId("room-code"), roomCode);
+setText(byTestId("join-host"), location.host);
+followLine(client);
+client.on("poll", show);
+client.on("membership", ({ phase, refusal }) => {
+  if (phase === "joined") showView("poll");
+  if (phase !== "refused") return;
+  showError(byTestId("page-error"), refusal);
+  showView("error");
+});
+client.watch({ roomCode }).catch(() => {}); // A refusal is shown by the handler above.

@@ -1,0 +1,144 @@
+/** The rules of the browser client that need no browser: versions, the ballot's way, the outbox. Run by node --test. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Backoff } from "../../socket_tier/web/assets/client/backoff.js";
+import { Ballot } from "../../socket_tier/web/assets/client/ballot.js";
+import { Outbox } from "../../socket_tier/web/assets/client/outbox.js";
+import { PollView } from "../../socket_tier/web/assets/client/poll-view.js";
+import { Refusal } from "../../socket_tier/web/assets/client/refusal.js";
+
+const openPoll = {
+  roomCode: "ABC234", question: "Q", options: ["a", "b"], state: "open", participantCount: 1,
+  votes: [0, 0], percentages: [0, 0], version: 10, final: false,
+};
+const update = (version, votes, more = {}) => ({ roomCode: "ABC234", version, votes, percentages: [0, 0], ...more });
+
+let rooms = 0;
+const freshBallot = () => new Ballot(`ROOM${rooms++}`, "participant-1");
+const turnOfTheLoop = () => new Promise((resolve) => setTimeout(resolve, 5));
+const quick = () => new Backoff({ minMs: 1, maxMs: 2 });
+
+test("an older version never replaces a newer one", () => {
+  const view = new PollView();
+  view.adopt(openPoll);
+  view.totals(update(12, [2, 1]));
+  view.totals(update(11, [1, 1]));
+  assert.deepEqual(view.poll.votes, [2, 1]);
+});
+
+test("a snapshot older than the totals brings the question, not its totals", () => {
+  const view = new PollView();
+  view.totals(update(12, [2, 1]));
+  view.adopt(openPoll);
+  assert.equal(view.poll.question, "Q");
+  assert.deepEqual(view.poll.votes, [2, 1]);
+});
+
+test("a repeated final version does not close a poll that was opened again", () => {
+  const view = new PollView();
+  view.adopt(openPoll);
+  view.totals(update(12, [2, 1], { final: true }));
+  assert.equal(view.poll.state, "closed");
+  view.stateChanged({ newState: "open" });
+  view.totals(update(12, [2, 1], { final: true }));
+  assert.equal(view.poll.state, "open");
+  assert.equal(view.poll.final, false);
+});
+
+test("an unanswered vote is sent again with the same commandId until it is accepted", async () => {
+  const ballot = freshBallot();
+  const sent = [];
+  const outbox = new Outbox(ballot, async (vote) => {
+    sent.push(vote.commandId);
+    if (sent.length < 3) throw Refusal.unheard();
+  }, quick());
+  ballot.choose(1);
+  outbox.open();
+  while (ballot.vote.state === "sending") await turnOfTheLoop();
+  assert.equal(ballot.vote.state, "accepted");
+  assert.equal(sent.length, 3);
+  assert.equal(new Set(sent).size, 1);
+});
+
+test("while the line is down only the latest choice is kept", async () => {
+  const ballot = freshBallot();
+  const sent = [];
+  const outbox = new Outbox(ballot, async (vote) => sent.push(vote.optionIndex), quick());
+  ballot.choose(0);
+  ballot.choose(1);
+  outbox.open();
+  await turnOfTheLoop();
+  assert.deepEqual(sent, [1]);
+});
+
+test("a newer choice waits out the pause that the server asked for", async () => {
+  const ballot = freshBallot();
+  const sent = [];
+  const outbox = new Outbox(ballot, async (vote) => {
+    sent.push(vote.optionIndex);
+    if (sent.length === 1) throw Refusal.fromAnswer({ error: "Slow down", retryAfter: 0.05 });
+  }, quick());
+  ballot.choose(0);
+  outbox.open();
+  await turnOfTheLoop();
+  ballot.choose(1);
+  outbox.deliver();
+  assert.deepEqual(sent, [0]);
+  while (ballot.vote.state === "sending") await turnOfTheLoop();
+  assert.deepEqual(sent, [0, 1]);
+});
+
+test("a vote that will never be valid is dropped, and the earlier choice stands again", async () => {
+  const ballot = freshBallot();
+  ballot.resumed(0);
+  ballot.choose(1);
+  const outbox = new Outbox(ballot, async () => {
+    throw Refusal.fromAnswer({ success: false, error: "Voting is not open", correlationId: "c-1" });
+  }, quick());
+  outbox.open();
+  await turnOfTheLoop();
+  assert.equal(ballot.unsent, null);
+  assert.deepEqual([ballot.vote.state, ballot.vote.optionIndex], ["refused", 0]);
+  assert.equal(ballot.vote.correlationId, "c-1");
+});
+
+test("counted may be heard before accepted and is not taken back by it", () => {
+  const ballot = freshBallot();
+  ballot.choose(1);
+  const { commandId } = ballot.vote;
+  ballot.recorded({ commandId, optionIndex: 1 });
+  ballot.accepted({ commandId, optionIndex: 1 });
+  assert.equal(ballot.vote.state, "counted");
+});
+
+test("news about an older choice does not touch the newer one", () => {
+  const ballot = freshBallot();
+  ballot.choose(0);
+  const older = ballot.vote.commandId;
+  ballot.choose(1);
+  ballot.recorded({ commandId: older, optionIndex: 0 });
+  ballot.refused(older, { message: "late" });
+  assert.deepEqual([ballot.vote.state, ballot.vote.optionIndex], ["sending", 1]);
+});
+
+test("a choice that got through stands again when the newer one is refused", () => {
+  const ballot = freshBallot();
+  ballot.choose(0);
+  const older = ballot.vote;
+  ballot.choose(1);
+  ballot.accepted(older);
+  ballot.refused(ballot.vote.commandId, { message: "Voting is not open" });
+  assert.deepEqual([ballot.vote.state, ballot.vote.optionIndex], ["refused", 0]);
+});
+
+test("a reload finds the choice that was not sent yet, another participant does not", () => {
+  const first = new Ballot("RELOAD", "participant-1");
+  first.choose(1);
+  assert.equal(new Ballot("RELOAD", "participant-1").unsent.commandId, first.vote.commandId);
+  assert.equal(new Ballot("RELOAD", "participant-2").unsent, null);
+});
+
+test("a server's retryAfter is never undercut", () => {
+  const backoff = new Backoff({ random: () => 0 });
+  assert.equal(backoff.nextMs(3), 3000);
+});
