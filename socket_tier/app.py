@@ -12,6 +12,7 @@ from models.runtime.settings import Settings
 from models.runtime.tokens import Tokens
 from models.wire import names, notices
 from models.wire.commands import NodeHeartbeat, RegisterParticipants, Registration
+from models.wire.polls import vote_update
 from socket_tier import pages
 from socket_tier.amqp.notices import NoticeInbox
 from socket_tier.amqp.publisher import Publisher
@@ -38,6 +39,9 @@ from socket_tier.sessions import Sessions
 from socket_tier.socket_rooms import SocketRooms
 from socket_tier.state_changes import StateChanges
 from socket_tier.tasks import Tasks
+from socket_tier.transport.direct_socket import DirectSocket
+from socket_tier.transport.engine import DirectEngine
+from socket_tier.transport.lane import VoteLane
 from socket_tier.vote_buffer import VoteBuffer, now_us
 from socket_tier.voting import VoteResults, Voting
 
@@ -87,7 +91,7 @@ class Node:
         )
 
         # Browsers
-        self.server = SocketServer(settings, self.fanout)
+        self.server = SocketServer(settings, self.fanout, self.metrics)
         self.sockets = SocketRooms(self.server, self.fanout, self.ticker, self.rooms, self.tasks)
         self.states = StateChanges(
             rooms=self.rooms,
@@ -131,6 +135,9 @@ class Node:
             audit=self.audit,
             metrics=self.metrics,
         )
+        if isinstance(self.server.eio, DirectEngine):
+            self.server.eio.lane = VoteLane(self.buffer, self.choices, self.metrics)
+            self.server.eio.on_owed = self._pay_results
         self.vote_results = VoteResults(self.buffer, self.sessions, self.fanout, self.cache, self.metrics)
         Events(
             settings=settings,
@@ -299,6 +306,15 @@ class Node:
 
     async def _deliver_results(self, room_code: str, payload: dict[str, Any]) -> None:
         await self.fanout.deliver(names.poll_room(room_code), names.VOTE_UPDATE, payload)
+
+    def _pay_results(self, socket: DirectSocket, room_code: str) -> None:
+        """A client that read slowly gets the newest results of a room as soon as it has caught up."""
+        room = self.rooms.known(room_code)
+        if room is None:
+            socket.owed.discard(room_code)
+            return
+        payload = vote_update(room.poll, room.participant_count, now_us())
+        socket.push_results(room_code, self.fanout.frame(names.VOTE_UPDATE, payload))
 
     # What goes on by itself.
 

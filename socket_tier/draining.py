@@ -29,11 +29,11 @@ async def drain(node: Node) -> None:
 
 
 async def _close_sockets(node: Node) -> None:
-    sockets = list(node.server.eio.sockets.values())
+    sockets = list(node.server.eio.sockets)
     loop = asyncio.get_running_loop()
     started = loop.time()
-    for position, socket in enumerate(sockets, 1):
-        socket.queue.put_nowait(None)  # ends the writer, which closes the transport behind what is queued
+    for position, eio_sid in enumerate(sockets, 1):
+        node.server.go_away(eio_sid)
         ahead_s = started + position * _SPREAD_S / len(sockets) - loop.time()
         if ahead_s > 0:
             await asyncio.sleep(ahead_s)

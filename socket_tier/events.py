@@ -138,10 +138,15 @@ class Events:
                 self._limits.vote_bucket(),
             )
             self._sessions.add(session)
+            socket = self._server.direct_socket(sid)
+            if socket is not None:
+                socket.voter = session
             if session.browser_id is not None and not session.new_browser:
                 session.roles = await self._roles(session.browser_id)
-                if auth is None:
-                    await self._put_back(session)
+            if isinstance(auth, dict):
+                await self._resume(session, auth)
+            elif session.roles:
+                await self._put_back(session)
             return True
         except Exception:
             self._metrics.count("events.failed")
@@ -173,6 +178,20 @@ class Events:
             return []
         assert isinstance(answer, BrowserRestored)
         return list(answer.roles)
+
+    async def _resume(self, session: Session, auth: dict[str, Any]) -> None:
+        """What the handshake names: the client needs no second event to be back in its room.
+
+        A refusal only means that the client has to join by event, and hears the reason there.
+        """
+        code, token = auth.get("roomCode"), auth.get("participantToken")
+        if not isinstance(token, str) or not isinstance(code, str):
+            return
+        try:
+            self._limits.join(session.address)
+            await self._joining.resume(session, payloads.room_code(code), token)
+        except Refused as refusal:
+            log.info("resume_refused", extra={"code": refusal.code})
 
     async def _put_back(self, session: Session) -> None:
         """After a cut the unchanged MVP host page never repeats ``join``: its cookie puts it back into its rooms."""

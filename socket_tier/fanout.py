@@ -14,6 +14,8 @@ from socketio import packet as sio_packet
 from models.runtime.settings import RedisSettings
 from models.wire import names
 from socket_tier.metrics import NodeMetrics
+from socket_tier.transport.direct_socket import DirectSocket
+from socket_tier.transport.frames import text_frame
 
 log = logging.getLogger(__name__)
 
@@ -50,25 +52,76 @@ class Fanout(AsyncRedisManager):
         self._own_channel = f"{self.channel}:{self.host_id}"
         self._heard_at = 0.0
         self.hearing = False
+        self._rooms_of: dict[str, set[str | None]] = {}
+
+    def frame(self, event: str, data: Any) -> bytes:
+        """An event as the WebSocket frame that every client gets."""
+        return text_frame(b"4" + self._packet(event, data).encode().encode())
 
     async def deliver(self, room: str, event: str, data: Any) -> None:
-        """Send an event to this node's members of a room: encoded once, written to each without a task."""
-        members = list(self.get_participants("/", room)) if "/" in self.rooms else ()
+        """Send an event to this node's members of a room: encoded once, written to each without a task.
+
+        Large rooms are written in chunks, between which other work gets its turn.
+        """
+        members = self.local_members(room)
         if not members:
             return
-        packet = self.server.packet_class(sio_packet.EVENT, namespace="/", data=[event, data])
-        message = eio_packet.Packet(eio_packet.MESSAGE, packet.encode())
+        frame = self.frame(event, data)
         sockets = self.server.eio.sockets
-        for position, (_sid, eio_sid) in enumerate(members, 1):
+        for position, eio_sid in enumerate(members, 1):
             socket = sockets.get(eio_sid)
             if socket is not None and not socket.closed:
-                socket.queue.put_nowait(message)
+                self._write(socket, room, event, data, frame)
             if position % _CHUNK == 0:
                 await asyncio.sleep(0)
+
+    def local_members(self, room: str) -> list[str]:
+        """Engine.io ids of this node's members of a room."""
+        members = self.rooms.get("/", {}).get(room)
+        return list(members.values()) if members else []
+
+    def _write(self, socket: Any, room: str, event: str, data: Any, frame: bytes) -> None:
+        if not isinstance(socket, DirectSocket):
+            socket.queue.put_nowait(eio_packet.Packet(eio_packet.MESSAGE, self._packet(event, data).encode()))
+        elif socket.wire is None:
+            socket.hold(eio_packet.Packet(eio_packet.MESSAGE, self._packet(event, data).encode()))
+        elif event == names.VOTE_UPDATE:
+            socket.push_results(room, frame)
+        else:
+            socket.push(frame)
+
+    def _packet(self, event: str, data: Any) -> sio_packet.Packet:
+        return self.server.packet_class(sio_packet.EVENT, namespace="/", data=[event, data])
 
     async def broadcast(self, room: str, event: str, data: Any) -> None:
         """Send an event to a room's members on all nodes. With Redis away only this node's get it."""
         await self.emit(event, data, namespace="/", room=room)
+
+    # python-socketio looks through every room when a client leaves: with a room per client that is quadratic in a storm
+    # of reconnects. These three keep the reverse index.
+
+    def basic_enter_room(self, sid: str, namespace: str, room: str | None, eio_sid: str | None = None) -> None:
+        super().basic_enter_room(sid, namespace, room, eio_sid=eio_sid)
+        self._rooms_of.setdefault(sid, set()).add(room)
+
+    def basic_leave_room(self, sid: str, namespace: str, room: str | None) -> None:
+        super().basic_leave_room(sid, namespace, room)
+        rooms = self._rooms_of.get(sid)
+        if rooms is not None:
+            rooms.discard(room)
+            if not rooms:
+                del self._rooms_of[sid]
+
+    def basic_disconnect(self, sid: str, namespace: str, **_options: Any) -> None:
+        # The room None, in which every client is, goes last: the others look the client up there.
+        for room in sorted(self._rooms_of.get(sid, ()), key=lambda name: name is None):
+            self.basic_leave_room(sid, namespace, room)
+        self.callbacks.pop(sid, None)
+        for waiting in (self.pending_connect, self.pending_disconnect):
+            if sid in waiting.get(namespace, ()):
+                waiting[namespace].remove(sid)
+                if not waiting[namespace]:
+                    del waiting[namespace]
 
     async def _handle_emit(self, message: dict[str, Any]) -> None:
         data = message["data"]

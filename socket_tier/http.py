@@ -99,6 +99,8 @@ class Edge:
                 secure=self._secure,
                 path="/",
             )
+            # aiohttp has written the response's cookies into its headers before it calls this.
+            headers.add("Set-Cookie", response.cookies[BROWSER_COOKIE].OutputString())
 
     def client_address(self, request: web.Request) -> str:
         """The client's address: X-Forwarded-For counts only as far as trusted proxies have written it."""

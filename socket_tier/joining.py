@@ -81,12 +81,22 @@ class Joining:
         member = await self.enter(session, room, identity.participant_id, identity.nickname)
         await self._sockets.leave_tentative(session, room.code)
         if reconnected:
-            stored = await self._choices.of(room, identity.participant_id)
-            if stored.seq > member.last_seq:
-                member.last_seq, member.choice = stored.seq, stored.option_index
+            await self._learn_choice(room, member)
         self._metrics.count("joins.accepted")
         self._sockets.show_soon(session.sid, room)
         return self._ack(room, identity, member, reconnected=reconnected)
+
+    async def resume(self, session: Session, code: str, token: str) -> None:
+        """Make a connecting socket its participant again, by the token in its handshake; shown as ``session-resumed``.
+
+        :raises Refused: the room can't be found now; nothing has changed
+        """
+        room = await self._rooms.find(code)
+        identity = self._from_token(room, token, None)
+        if identity is not None:
+            member = await self.enter(session, room, identity.participant_id, identity.nickname)
+            await self._learn_choice(room, member)
+            self._sockets.show_soon(session.sid, room, resumed=self._ack(room, identity, member, reconnected=True))
 
     async def enter(self, session: Session, room: Room, participant_id: UUID, nickname: str) -> Member:
         """Make a socket one of a participant's."""
@@ -110,7 +120,13 @@ class Joining:
             self._presence.depart(room, member, session.sid)
         session.participants.clear()
 
-    def _from_token(self, room: Room, token: str | None, key: str) -> _Identity | None:
+    async def _learn_choice(self, room: Room, member: Member) -> None:
+        """A vote by way of another node, or before this one started, orders the next one behind it."""
+        stored = await self._choices.of(room, member.participant_id)
+        if stored.seq > member.last_seq:
+            member.last_seq, member.choice = stored.seq, stored.option_index
+
+    def _from_token(self, room: Room, token: str | None, key: str | None) -> _Identity | None:
         if token is None:
             return None
         try:
@@ -119,7 +135,7 @@ class Joining:
             return None  # an old token of another installation is no reason to keep somebody out
         if named.poll_id != room.poll.poll_id or named.generation < room.poll.token_generation:
             return None
-        if nickname_key(named.nickname) != key:
+        if key is not None and nickname_key(named.nickname) != key:
             return None
         return _Identity(named.participant_id, named.nickname)
 

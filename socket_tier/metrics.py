@@ -23,6 +23,9 @@ COUNTERS = {
     "cache.failed": "Redis calls that failed or timed out",
     "fanout.deaf": "times the pub/sub listener was found deaf and connected anew",
     "fanout.superseded": "results dropped because a newer version was already sent",
+    "fanout.skipped": "results not written to clients that read slowly; they get the newest when they have caught up",
+    "clients.dropped_slow": "clients disconnected because they didn't read",
+    "clients.dropped_never_connected": "clients disconnected because they never finished connecting",
     "receipts.forgotten": "vote-recorded events not sent because too many commits were outstanding",
     "security.foreign_participant": "votes with somebody else's participant id",
 }

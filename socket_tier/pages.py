@@ -1,12 +1,12 @@
 """Serves the page: documents, its own assets, and socket.io-client from npm. Nothing from a CDN."""
 
-import mimetypes
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from aiohttp import web
 
-WEB = Path(__file__).parent / "web"
+WEB = Path(__file__).resolve().parent / "web"
+_ASSETS = WEB / "assets"
 _CLIENT = WEB / "node_modules" / "socket.io-client" / "dist" / "socket.io.esm.min.js"
 _DOCUMENTS = {
     "/": "index.html",
@@ -15,8 +15,8 @@ _DOCUMENTS = {
     "/screen/{code}": "screen.html",
 }
 _CACHED = {"Cache-Control": "no-cache"}  # asked for again with its ETag, answered 304 when unchanged
-
-mimetypes.add_type("text/javascript", ".js")
+# aiohttp has a table of types of its own, with an old name for JavaScript and none for YAML.
+_TYPES = {".js": "text/javascript", ".yaml": "application/yaml"}
 
 
 def routes() -> Sequence[web.AbstractRouteDef]:
@@ -25,7 +25,7 @@ def routes() -> Sequence[web.AbstractRouteDef]:
         web.get("/assets/vendor/socket.io.esm.min.js", _file(_CLIENT)),
         web.get("/openapi.yaml", _file(Path(__file__).parent / "openapi.yaml")),
         web.get("/asyncapi.yaml", _file(Path(__file__).parent / "asyncapi.yaml")),
-        web.static("/assets", WEB / "assets"),
+        web.get("/assets/{filename:.+}", _asset),
     ]
 
 
@@ -35,6 +35,23 @@ def _document(name: str) -> Callable[[web.Request], Awaitable[web.StreamResponse
 
 def _file(path: Path) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def serve(_request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(path, headers=_CACHED)  # 404 when it isn't there
+        return _sent(path)
 
     return serve
+
+
+async def _asset(request: web.Request) -> web.StreamResponse:
+    try:
+        path = (_ASSETS / request.match_info["filename"]).resolve()
+    except ValueError:  # a NUL in the name
+        raise web.HTTPNotFound from None
+    if not path.is_relative_to(_ASSETS):
+        raise web.HTTPNotFound
+    return _sent(path)
+
+
+def _sent(path: Path) -> web.StreamResponse:
+    if not path.is_file():
+        raise web.HTTPNotFound  # FileResponse's own 404 has no body
+    headers = _CACHED | ({"Content-Type": _TYPES[path.suffix]} if path.suffix in _TYPES else {})
+    return web.FileResponse(path, headers=headers)

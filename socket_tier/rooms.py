@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from models.runtime.settings import RoomSettings
-from models.wire.commands import RestoreRoom
+from models.wire.commands import CastVote, RestoreRoom
 from models.wire.notices import RoomRestored
 from models.wire.polls import PollSnapshot, PollState
 from socket_tier.cache import Cache
@@ -35,6 +35,20 @@ class Member:
     sids: set[str] = field(default_factory=set)
     counted: bool = False  # in Redis's presence
     leaving: asyncio.TimerHandle | None = None
+    wire_id: str = field(init=False)  # as browsers know it
+
+    def __post_init__(self) -> None:
+        self.wire_id = str(self.participant_id)
+
+    def cast(self, poll_id: int, option_index: int, at_us: int, opened_at_us: int) -> CastVote:
+        """This member's next vote, received at ``at_us`` in the voting period that began at ``opened_at_us``.
+
+        A clock behind the one that opened the poll must not make the vote look early, and one behind the clock of the
+        participant's previous node must not make it look older than what it replaces.
+        """
+        received_at_us = max(at_us, opened_at_us)
+        self.last_seq = max(received_at_us, self.last_seq + 1)
+        return CastVote(poll_id, self.participant_id, option_index, received_at_us, self.last_seq)
 
 
 @dataclass(slots=True, eq=False)

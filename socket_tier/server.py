@@ -3,15 +3,17 @@
 import logging
 import re
 from typing import Any
+from uuid import uuid4
 
 import engineio
 import msgspec
 import socketio
-from aiohttp import web
-from engineio.async_drivers import aiohttp as aiohttp_driver
 
 from models.runtime.settings import Settings
 from socket_tier.fanout import Fanout
+from socket_tier.metrics import NodeMetrics
+from socket_tier.transport.direct_socket import DirectSocket
+from socket_tier.transport.engine import DirectEngine
 
 log = logging.getLogger(__name__)
 
@@ -34,28 +36,12 @@ class JsonCodec:
         return cls._decoder.decode(text)
 
 
-class _WebSocket(aiohttp_driver.WebSocket):
-    """aiohttp's WebSocket without permessage-deflate, which costs 86 KB a connection."""
-
-    async def __call__(self, environ: dict[str, Any]) -> web.WebSocketResponse:
-        self._sock = web.WebSocketResponse(max_msg_size=self.server.max_http_buffer_size, compress=False)
-        await self._sock.prepare(environ["aiohttp.request"])
-        self.environ = environ
-        await self.handler(self)
-        return self._sock
-
-
-class EngineServer(engineio.AsyncServer):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._async: dict[str, Any] = {**self._async, "websocket": _WebSocket}
-
-
 class SocketServer(socketio.AsyncServer):
     """Answers every event that asks for an ack with exactly one object, also those that can't be decoded."""
 
-    def __init__(self, settings: Settings, fanout: Fanout) -> None:
+    def __init__(self, settings: Settings, fanout: Fanout, metrics: NodeMetrics) -> None:
         self._max_event_bytes = settings.node.max_event_bytes
+        self._direct = settings.node.transport == "direct"
         super().__init__(
             async_mode="aiohttp",
             client_manager=fanout,
@@ -72,9 +58,34 @@ class SocketServer(socketio.AsyncServer):
             engineio_logger=False,
             namespaces=["/"],
         )
+        if isinstance(self.eio, DirectEngine):
+            self.eio.soft_cap_bytes = settings.node.slow_client_skip_bytes
+            self.eio.hard_cap_bytes = settings.node.slow_client_drop_bytes
+            self.eio.connect_deadline_s = settings.node.connect_deadline_s
+            self.eio.on_skipped = lambda: metrics.count("fanout.skipped")
+            self.eio.on_dropped = lambda reason: metrics.count(f"clients.dropped_{reason}")
+
+    def direct_socket(self, sid: str) -> DirectSocket | None:
+        """The client's own socket; None on the stock transport."""
+        socket = self.eio.sockets.get(self.manager.eio_sid_from_sid(sid, "/"))
+        return socket if isinstance(socket, DirectSocket) else None
+
+    def go_away(self, eio_sid: str) -> None:
+        """Close one client's transport, so that it connects anew elsewhere."""
+        socket = self.eio.sockets.get(eio_sid)
+        if isinstance(socket, DirectSocket):
+            socket.go_away()
+        elif socket is not None:
+            socket.queue.put_nowait(None)  # ends the writer, which closes the transport behind what is queued
 
     def _engineio_server_class(self) -> type[engineio.AsyncServer]:
-        return EngineServer
+        return DirectEngine if self._direct else engineio.AsyncServer
+
+    async def _handle_connect(self, eio_sid: str, namespace: str, data: Any) -> None:
+        await super()._handle_connect(eio_sid, namespace, data)
+        socket = self.eio.sockets.get(eio_sid)
+        if isinstance(socket, DirectSocket) and self.manager.sid_from_eio_sid(eio_sid, "/") is not None:
+            socket.joined = True
 
     async def _handle_eio_message(self, eio_sid: str, data: str | bytes) -> None:
         if isinstance(data, bytes):
@@ -109,5 +120,5 @@ class SocketServer(socketio.AsyncServer):
         head = _EVENT_HEAD.match(data[:200])
         if head is None or head["ack"] is None or self.manager.sid_from_eio_sid(eio_sid, "/") is None:
             return
-        body = {"success": False, "error": error, "code": code, "correlationId": ""}
+        body = {"success": False, "error": error, "code": code, "correlationId": uuid4().hex}
         await self.eio.send(eio_sid, f"3{head['ack']}[{JsonCodec.dumps(body)}]")

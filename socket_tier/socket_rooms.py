@@ -66,11 +66,16 @@ class SocketRooms:
         for code in session.rooms:
             self._left(session.sid, code)
 
-    def show_soon(self, sid: str, room: Room) -> None:
-        """Send one socket the present state and totals, right after the ack that is being returned."""
-        asyncio.get_running_loop().call_soon(self._tasks.start, self._show(sid, room), "show-room")
+    def show_soon(self, sid: str, room: Room, resumed: dict[str, Any] | None = None) -> None:
+        """Send one socket the present state and totals, right after the ack that is being returned.
 
-    async def _show(self, sid: str, room: Room) -> None:
+        ``resumed`` goes ahead of them as ``session-resumed``: what an ack of ``join-room`` would say.
+        """
+        asyncio.get_running_loop().call_soon(self._tasks.start, self._show(sid, room, resumed), "show-room")
+
+    async def _show(self, sid: str, room: Room, resumed: dict[str, Any] | None) -> None:
+        if resumed is not None:
+            await self._fanout.deliver(sid, names.SESSION_RESUMED, resumed)
         await self._fanout.deliver(sid, names.POLL_STATE_CHANGED, state_changed(room, room.state))
         await self._fanout.deliver(sid, names.VOTE_UPDATE, vote_update(room.poll, room.participant_count, now_us()))
 

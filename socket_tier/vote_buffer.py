@@ -4,9 +4,8 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Protocol
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -22,13 +21,21 @@ from socket_tier.refusals import BrokerUnavailable, NodeBusy, Refused
 log = logging.getLogger(__name__)
 
 
-class Receipt(NamedTuple):
-    """Whom to tell what became of a vote. ``accepted(error)`` is called once, with None after the confirm."""
+class Receipt(Protocol):
+    """Whom to tell what became of a vote."""
 
-    sid: str
-    command_id: str | None
-    room_code: str
-    accepted: Callable[[BaseException | None], None]
+    @property
+    def sid(self) -> str: ...
+    @property
+    def command_id(self) -> str | None: ...
+    @property
+    def room_code(self) -> str: ...
+
+    def settle(self, error: BaseException | None) -> None:
+        """Called once: with None after the confirm, else with why there is none."""
+
+    def recorded(self, recorded_at: str) -> bool:
+        """The vote is committed; True when the voter has been told by this."""
 
 
 @dataclass(slots=True)
@@ -162,7 +169,7 @@ class VoteBuffer:
     def _answer(self, receipts: list[Receipt], error: BaseException | None) -> None:
         self.held -= len(receipts)
         for receipt in receipts:
-            receipt.accepted(error)
+            receipt.settle(error)
 
 
 def now_us() -> int:

@@ -25,6 +25,30 @@ from socket_tier.vote_buffer import Receipt, VoteBuffer, now_us
 log = logging.getLogger(__name__)
 
 
+class AwaitedReceipt:
+    """Lets a handler wait for the confirm, and hears of the commit through the Socket.IO server."""
+
+    __slots__ = ("command_id", "confirmed", "room_code", "sid")
+
+    def __init__(self, sid: str, command_id: str | None, room_code: str) -> None:
+        self.sid = sid
+        self.command_id = command_id
+        self.room_code = room_code
+        self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def settle(self, error: BaseException | None) -> None:
+        if self.confirmed.done():
+            return
+        if error is None:
+            self.confirmed.set_result(None)
+        else:
+            self.confirmed.set_exception(error)
+            self.confirmed.exception()  # read once here: a voter who has left meanwhile is no error
+
+    def recorded(self, recorded_at: str) -> bool:
+        return False
+
+
 class Voting:
     """Takes votes from sockets."""
 
@@ -61,7 +85,7 @@ class Voting:
             if request.option_index >= len(room.poll.options):
                 raise Invalid("Invalid option index", "invalid_option")
             self._limits.vote(session.votes)
-            vote = self._cast(room, member, request.option_index, opened_at_us)
+            vote = member.cast(room.poll.poll_id, request.option_index, now_us(), opened_at_us)
             await self._durable(vote, session, request)
         except Exception:
             self._metrics.count("votes.refused")
@@ -99,26 +123,10 @@ class Voting:
             raise Invalid("Join the poll before voting", "not_joined", status=403)
         raise Invalid("This participant is not yours", "foreign_participant", status=403)
 
-    def _cast(self, room: Room, member: Member, option: int, opened_at_us: int) -> CastVote:
-        # A clock behind the one that opened the poll must not make the vote look early, and one behind the clock
-        # of the participant's previous node must not make it look older than what it replaces.
-        received_at_us = max(now_us(), opened_at_us)
-        member.last_seq = max(received_at_us, member.last_seq + 1)
-        return CastVote(room.poll.poll_id, member.participant_id, option, received_at_us, member.last_seq)
-
     async def _durable(self, vote: CastVote, session: Session, request: SubmitVote) -> None:
-        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def accepted(error: BaseException | None) -> None:
-            if confirmed.done():
-                return
-            if error is None:
-                confirmed.set_result(None)
-            else:
-                confirmed.set_exception(error)
-
-        self._buffer.add(vote, Receipt(session.sid, request.command_id, request.room_code, accepted))
-        await confirmed
+        receipt = AwaitedReceipt(session.sid, request.command_id, request.room_code)
+        self._buffer.add(vote, receipt)
+        await receipt.confirmed
 
 
 class VoteResults:
@@ -150,10 +158,12 @@ class VoteResults:
         rejected = {rejection.index: rejection for rejection in notice.rejected}
         recorded_at = iso_time(notice.recorded_at_us)
         for index, (vote, receipt) in enumerate(zip(votes, receipts, strict=True)):
+            rejection = rejected.get(index)
+            if rejection is None and receipt.recorded(recorded_at):
+                continue
             payload: dict[str, Any] = {"optionIndex": vote.option_index, "roomCode": receipt.room_code}
             if receipt.command_id is not None:
                 payload["commandId"] = receipt.command_id
-            rejection = rejected.get(index)
             if rejection is not None:
                 await self._reject(vote, receipt, payload, rejection)
             elif self._sessions.get(receipt.sid) is not None:

@@ -63,6 +63,10 @@ class NodeSettings(Section):
     max_packet_bytes: Count
     max_event_bytes: Count
     max_body_bytes: Count
+    transport: Annotated[str, Meta(pattern="^(direct|stock)$")]
+    connect_deadline_s: Seconds
+    slow_client_skip_bytes: Count
+    slow_client_drop_bytes: Count
     ping_interval_s: Seconds
     ping_timeout_s: Seconds
 

@@ -1,0 +1,1 @@
+"""Numbered, reversible changes of the tables, applied by ``python -m models.migrations``."""

@@ -1,0 +1,294 @@
+"""Creates polls, changes their state, and reads them as snapshots."""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from models.arrays import numbers
+from models.audit_store import append
+from models.database import Database
+from models.state_log import Timeline, fold
+from models.times import as_us, at
+from models.wire.commands import AuditEntry, ChangeState, ClaimHost, CreatePoll
+from models.wire.polls import BrowserRole, PollSnapshot, PollState
+
+# Without I, O, 0 and 1, which people misread.
+CODE_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
+CODE_LENGTH = 6
+_CODE_TRIES = 20
+
+_DAY_US = 86_400_000_000
+
+
+class PollMissing(Exception):
+    """There is no such poll: deleted, or it never was. Never valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """``changed`` is False when the command made no difference: a repeat, or the state held already."""
+
+    poll: PollSnapshot
+    previous_state: PollState
+    changed: bool
+
+
+# Nothing comes back when either the command or the room code is known already.
+INSERT_POLL = """
+INSERT INTO polls (command_id, room_code, question, options, version, created_at, expires_at, state_changed_at_us,
+  changed_at_rest_us, creator_address)
+VALUES (%(command_id)s, %(room_code)s, %(question)s, %(options)s, %(now_us)s, %(now)s, %(expires)s, %(now_us)s,
+  %(now_us)s, %(creator_address)s)
+ON CONFLICT DO NOTHING RETURNING id
+"""
+
+INSERT_TALLY = "INSERT INTO tallies (poll_id, votes) VALUES (%s, array_fill(0::bigint, ARRAY[%s]))"
+
+INSERT_HOST = """
+INSERT INTO hosts (poll_id, browser_id) SELECT id, %(browser_id)s FROM polls WHERE id = %(poll_id)s
+ON CONFLICT DO NOTHING RETURNING poll_id
+"""
+
+# A new host is part of the snapshot, so it needs a version of its own.
+RAISE_VERSION = """
+UPDATE polls SET version = greatest(version + 1, %(now_us)s), changed_at_rest_us = %(now_us)s WHERE id = %(poll_id)s
+"""
+
+LOCK_POLL = "SELECT state, state_changed_at_us FROM polls WHERE id = %s FOR NO KEY UPDATE"
+
+INSERT_STATE_CHANGE = """
+INSERT INTO state_changes (poll_id, command_id, at_us, new_state, actor) VALUES (%s, %s, %s, %s, %s)
+ON CONFLICT (command_id) DO NOTHING RETURNING id
+"""
+
+# Equal times keep the order of arrival.
+READ_STATE_LOG = "SELECT at_us, new_state, command_id FROM state_changes WHERE poll_id = %s ORDER BY at_us, id"
+
+READ_PERIODS = "SELECT opened_at_us, closed_at_us FROM voting_periods WHERE poll_id = %s ORDER BY ordinal"
+
+REPLACE_PERIODS = """
+DELETE FROM voting_periods WHERE poll_id = %(poll_id)s;
+INSERT INTO voting_periods (poll_id, ordinal, opened_at_us, closed_at_us)
+SELECT %(poll_id)s, ordinal, opened_at_us, closed_at_us
+FROM unnest(%(opened)s::bigint[], %(closed)s::bigint[]) WITH ORDINALITY AS t (opened_at_us, closed_at_us, ordinal)
+"""
+
+# state_changed_at_us never goes back: nodes ignore a snapshot whose state is older than the one they have.
+UPDATE_STATE = """
+UPDATE polls SET state = %(state)s, state_changed_at_us = greatest(state_changed_at_us + 1, %(changed_at_us)s),
+  opened_at_us = %(opened_at_us)s, closed_at_us = %(closed_at_us)s, reopened_count = %(reopened_count)s, final = false,
+  version = greatest(version + 1, %(now_us)s), changed_at_rest_us = %(now_us)s
+WHERE id = %(poll_id)s
+"""
+
+READ_SNAPSHOTS = """
+SELECT p.id, p.room_code, p.question, p.options, p.state, p.version, t.votes, p.final, p.created_at,
+  p.state_changed_at_us, p.opened_at_us, p.reopened_count, p.token_generation, p.creator_address, p.expires_at,
+  ARRAY(SELECT browser_id FROM hosts h WHERE h.poll_id = p.id ORDER BY claimed_at, browser_id)
+FROM polls p JOIN tallies t ON t.poll_id = p.id WHERE
+"""
+
+READ_NICKNAMES = """
+SELECT nickname_key, participant_id FROM participants WHERE poll_id = %s AND nickname_key > %s
+ORDER BY nickname_key LIMIT %s
+"""
+
+READ_VERSIONS = """
+SELECT id, room_code, version FROM polls WHERE state = 'open'
+UNION SELECT id, room_code, version FROM polls WHERE changed_at_rest_us >= %s
+"""
+
+# One row per poll: the participant who joined last, when the browser has more than one in it.
+READ_ROLES = """
+SELECT p.id, p.room_code, m.participant_id, m.nickname, h.poll_id IS NOT NULL
+FROM (SELECT poll_id FROM participants WHERE browser_id = %(browser_id)s
+      UNION SELECT poll_id FROM hosts WHERE browser_id = %(browser_id)s) AS known
+JOIN polls p ON p.id = known.poll_id AND p.expires_at > now()
+LEFT JOIN hosts h ON h.poll_id = p.id AND h.browser_id = %(browser_id)s
+LEFT JOIN LATERAL (
+  SELECT participant_id, nickname FROM participants WHERE browser_id = %(browser_id)s AND poll_id = p.id
+  ORDER BY joined_at DESC, participant_id DESC LIMIT 1
+) AS m ON true
+ORDER BY p.id
+"""
+
+
+def create_poll(db: Database, command: CreatePoll, *, retention_days: int, now_us: int) -> PollSnapshot:
+    """Store a new poll under a room code that nobody can guess; once per ``command_id``, however often repeated."""
+    with db.transaction():
+        poll_id = _insert_poll(db, command, now_us, now_us + retention_days * _DAY_US)
+        return read_snapshots(db, [poll_id])[0]
+
+
+def _insert_poll(db: Database, command: CreatePoll, now_us: int, expires_at_us: int) -> int:
+    for _ in range(_CODE_TRIES):
+        row = db.execute(INSERT_POLL, {
+            "command_id": command.command_id,
+            "room_code": new_room_code(),
+            "question": command.question,
+            "options": list(command.options),
+            "now_us": now_us,
+            "now": at(now_us),
+            "expires": at(expires_at_us),
+            "creator_address": command.creator_address,
+        }).fetchone()
+        if row:
+            db.execute(INSERT_TALLY, (row[0], len(command.options)))
+            if command.browser_id is not None:
+                db.execute(INSERT_HOST, {"poll_id": row[0], "browser_id": command.browser_id})
+            return int(row[0])
+        known = db.execute("SELECT id FROM polls WHERE command_id = %s", (command.command_id,)).fetchone()
+        if known:
+            return int(known[0])
+    raise RuntimeError(f"no free room code in {_CODE_TRIES} tries")
+
+
+def new_room_code() -> str:
+    """Six characters, one of 32**6, unpredictable."""
+    return "".join(secrets.choice(CODE_ALPHABET) for _ in range(CODE_LENGTH))
+
+
+def change_state(db: Database, command: ChangeState, now_us: int) -> StateChange:
+    """Open, close or reset a poll, once per ``command_id``.
+
+    Changes sort by ``at_us``, not by arrival: one that arrives late lands in its place, and the poll's state and voting
+    periods follow from the whole log.
+
+    :raises PollMissing:
+    """
+    with db.transaction():
+        row = db.execute(LOCK_POLL, (command.poll_id,)).fetchone()
+        if row is None:
+            raise PollMissing(command.poll_id)
+        recorded = _record(db, command)
+        log = db.execute(READ_STATE_LOG, (command.poll_id,)).fetchall()
+        timeline = fold([(at_us, PollState(state)) for at_us, state, _ in log])
+        changed = _store_timeline(db, command.poll_id, PollState(row[0]), timeline, now_us)
+        previous = PollState(row[0]) if recorded else _state_before(log, command.command_id)
+        poll = read_snapshots(db, [command.poll_id])[0]
+        if recorded:
+            append(db, [_audit_entry(command, poll, previous, now_us)])
+        return StateChange(poll, previous, changed)
+
+
+def _record(db: Database, command: ChangeState) -> bool:
+    values = (command.poll_id, command.command_id, command.at_us, command.new_state.value, command.actor)
+    return db.execute(INSERT_STATE_CHANGE, values).fetchone() is not None
+
+
+def _state_before(log: Sequence[tuple[int, str, UUID]], command_id: UUID) -> PollState:
+    """What a repeated command found when it was first applied in order."""
+    place = next((i for i, row in enumerate(log) if row[2] == command_id), len(log))
+    return fold([(at_us, PollState(state)) for at_us, state, _ in log[:place]]).state
+
+
+def _store_timeline(db: Database, poll_id: int, state: PollState, timeline: Timeline, now_us: int) -> bool:
+    stored = tuple(db.execute(READ_PERIODS, (poll_id,)).fetchall())
+    if timeline.state is state and timeline.periods == stored:
+        return False
+    db.execute(REPLACE_PERIODS, {
+        "poll_id": poll_id,
+        "opened": [opened_at_us for opened_at_us, _ in timeline.periods],
+        "closed": [closed_at_us for _, closed_at_us in timeline.periods],
+    })
+    db.execute(UPDATE_STATE, {
+        "poll_id": poll_id,
+        "state": timeline.state.value,
+        "changed_at_us": timeline.changed_at_us,
+        "opened_at_us": timeline.opened_at_us,
+        "closed_at_us": timeline.closed_at_us,
+        "reopened_count": timeline.reopened_count,
+        "now_us": now_us,
+    })
+    return True
+
+
+def _audit_entry(command: ChangeState, poll: PollSnapshot, previous: PollState, now_us: int) -> AuditEntry:
+    return AuditEntry(
+        at_us=now_us,
+        event="poll_state_changed",
+        action="change_state",
+        outcome="ok",
+        room_code=poll.room_code,
+        actor=command.actor,
+        correlation_id=command.correlation_id,
+        details={
+            "asked": command.new_state.value,
+            "asked_at_us": str(command.at_us),
+            "state": poll.state.value,
+            "previous_state": previous.value,
+        },
+    )
+
+
+def claim_host(db: Database, command: ClaimHost) -> None:
+    """Store that a browser controls a poll. A repeat, and a poll that is gone, change nothing."""
+    values = {"poll_id": command.poll_id, "browser_id": command.browser_id, "now_us": command.at_us}
+    with db.transaction():
+        if db.execute(INSERT_HOST, values).fetchone():
+            db.execute(RAISE_VERSION, values)
+
+
+def read_snapshots(db: Database, poll_ids: Sequence[int]) -> list[PollSnapshot]:
+    """Those of the polls that exist, by id; totals, state and version of each are of one moment."""
+    with db.transaction():
+        rows = db.execute(READ_SNAPSHOTS + "p.id = ANY(%s::bigint[]) ORDER BY p.id", (numbers(poll_ids),))
+        return [_snapshot(row) for row in rows]
+
+
+def read_snapshot_by_code(db: Database, room_code: str) -> PollSnapshot | None:
+    """None when there is no such poll; also for one that has expired and is not deleted yet."""
+    with db.transaction():
+        row = db.execute(READ_SNAPSHOTS + "p.room_code = %s AND p.expires_at > now()", (room_code,)).fetchone()
+        return _snapshot(row) if row else None
+
+
+def _snapshot(row: Sequence[Any]) -> PollSnapshot:
+    (poll_id, room_code, question, options, state, version, votes, final, created_at, state_changed_at_us,
+     opened_at_us, reopened_count, token_generation, creator_address, expires_at, hosts) = row
+    return PollSnapshot(
+        poll_id=poll_id,
+        room_code=room_code,
+        question=question,
+        options=tuple(options),
+        state=PollState(state),
+        version=version,
+        votes=tuple(votes),
+        final=final,
+        created_at_us=as_us(created_at),
+        state_changed_at_us=state_changed_at_us,
+        opened_at_us=opened_at_us,
+        reopened_count=reopened_count,
+        token_generation=token_generation,
+        creator_address=creator_address,
+        expires_at_us=as_us(expires_at),
+        host_browsers=tuple(hosts),
+    )
+
+
+def read_nicknames(db: Database, poll_id: int, chunk: int = 5000) -> Iterator[list[tuple[str, UUID]]]:
+    """(folded nickname, its participant) of a poll, ``chunk`` at a time, sorted. No transaction stays open between."""
+    last = ""
+    while True:
+        with db.transaction():
+            rows = db.execute(READ_NICKNAMES, (poll_id, last, chunk)).fetchall()
+        if rows:
+            yield rows
+        if len(rows) < chunk:
+            return
+        last = rows[-1][0]
+
+
+def recent_versions(db: Database, since_us: int) -> list[tuple[int, str, int]]:
+    """(poll id, room code, version) of open polls, and of those that changed at rest since then: by state, finality,
+    a straggler or a repair."""
+    with db.transaction():
+        return list(db.execute(READ_VERSIONS, (since_us,)).fetchall())
+
+
+def read_browser_roles(db: Database, browser_id: UUID) -> list[BrowserRole]:
+    """What a cookie stands for in every poll that has not expired, by poll id."""
+    with db.transaction():
+        return [BrowserRole(*row) for row in db.execute(READ_ROLES, {"browser_id": browser_id})]

@@ -1,0 +1,124 @@
+"""Counts the votes again: proves that tallies equal votes, and repairs a tally that doesn't.
+
+``python -m models.recount [--fix]`` exits with 0 when all agree, 1 when some don't, 75 when the database is away.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from models.audit_store import append
+from models.database import Database, DatabaseUnavailable, open_database
+from models.runtime.settings import load_or_exit
+from models.wire.commands import AuditEntry
+
+_CHUNK = 50
+_PATIENCE_S = 600.0  # a big poll takes longer to count than any statement of a running service
+
+NEXT_POLLS = "SELECT id FROM polls WHERE id > %s ORDER BY id LIMIT %s"
+
+# Votes and tally change in one transaction, and one statement reads one moment, so no lock is needed to compare them.
+COUNT_AGAIN = """
+SELECT p.id, p.room_code, t.votes,
+  ARRAY(SELECT coalesce((counted.by_option ->> o::text)::bigint, 0)
+    FROM generate_series(0, cardinality(p.options) - 1) o),
+  (SELECT coalesce(sum(n::bigint), 0) FROM jsonb_each_text(counted.by_option) AS e (o, n)
+    WHERE o::integer >= cardinality(p.options))::bigint
+FROM polls p LEFT JOIN tallies t ON t.poll_id = p.id, LATERAL (
+  SELECT coalesce(jsonb_object_agg(option_index, n), '{}') AS by_option FROM (
+    SELECT option_index, count(*) AS n FROM votes v WHERE v.poll_id = p.id GROUP BY 1
+  ) AS per_option
+) AS counted
+WHERE p.id BETWEEN %s AND %s ORDER BY p.id
+"""
+
+LOCK_POLL = "SELECT FROM polls WHERE id = %s FOR NO KEY UPDATE"
+
+STORE_TALLY = """
+INSERT INTO tallies (poll_id, votes) VALUES (%(poll_id)s, %(votes)s::bigint[])
+ON CONFLICT (poll_id) DO UPDATE SET votes = excluded.votes;
+UPDATE polls SET version = greatest(version + 1, %(now_us)s), changed_at_rest_us = %(now_us)s WHERE id = %(poll_id)s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """``tally`` is what is stored (None: no row), ``counted`` what the votes say; one total per option.
+
+    ``stray`` votes are for options that the poll doesn't have.
+    """
+
+    poll_id: int
+    room_code: str
+    tally: tuple[int, ...] | None
+    counted: tuple[int, ...]
+    stray: int = 0
+
+
+def recount(db: Database) -> list[Mismatch]:
+    """Compare every poll's tally with its votes, each poll at one moment; safe while votes come in."""
+    found: list[Mismatch] = []
+    last = 0
+    while True:
+        with db.transaction():
+            ids = [poll_id for (poll_id,) in db.execute(NEXT_POLLS, (last, _CHUNK))]
+            if not ids:
+                return found
+            found += _compare(db, ids[0], ids[-1])
+        last = ids[-1]
+
+
+def repair(db: Database, poll_id: int, now_us: int) -> Mismatch | None:
+    """Set a poll's tally to what its votes say and raise its version. None when it was right, or there is no poll."""
+    with db.transaction():
+        db.execute(LOCK_POLL, (poll_id,))
+        for mismatch in _compare(db, poll_id, poll_id):
+            votes = list(mismatch.counted)
+            db.execute(STORE_TALLY, {"poll_id": poll_id, "votes": votes, "now_us": now_us})
+            append(db, [_audit_entry(mismatch, now_us)])
+            return mismatch
+    return None
+
+
+def _compare(db: Database, first_id: int, last_id: int) -> list[Mismatch]:
+    found = []
+    for poll_id, room_code, tally, counted, stray in db.execute(COUNT_AGAIN, (first_id, last_id)):
+        if tally != counted or stray:
+            stored = None if tally is None else tuple(tally)
+            found.append(Mismatch(poll_id, room_code, stored, tuple(counted), stray))
+    return found
+
+
+def _audit_entry(mismatch: Mismatch, now_us: int) -> AuditEntry:
+    details = {"tally": str(mismatch.tally), "counted": str(mismatch.counted)}
+    return AuditEntry(now_us, "tally_repaired", "recount", "ok", mismatch.room_code, details=details)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="recount", description="Prove that tallies equal votes.")
+    parser.add_argument("--fix", action="store_true", help="set the tallies that differ to what the votes say")
+    arguments = parser.parse_args()
+    settings = msgspec.structs.replace(
+        load_or_exit().database, statement_timeout_s=_PATIENCE_S, call_deadline_s=_PATIENCE_S
+    )
+    db = open_database(settings, "votemill-recount")
+    try:
+        found = recount(db)
+        for mismatch in found:
+            print(f"{mismatch.room_code}: tally {mismatch.tally}, votes {mismatch.counted}, stray {mismatch.stray}")
+            if arguments.fix:
+                repair(db, mismatch.poll_id, int(time.time() * 1e6))
+        print(f"{len(found)} of the polls differ" + (", repaired" if found and arguments.fix else ""))
+        return 1 if found and not arguments.fix else 0
+    except DatabaseUnavailable as error:
+        print(f"recount: {error}", file=sys.stderr)
+        return 75
+    finally:
+        db.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""One client's engine.io session, written to directly."""
+
+import asyncio
+import logging
+import socket as sockets
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import WSMsgType
+from engineio import exceptions, packet
+from engineio.async_socket import AsyncSocket
+
+from socket_tier.transport.frames import binary_frame, close_frame, text_frame
+
+if TYPE_CHECKING:
+    from socket_tier.transport.engine import DirectEngine
+
+log = logging.getLogger(__name__)
+
+SERVICE_RESTART = 1012
+TRY_AGAIN_LATER = 1013
+_POLLING_PACKETS_HELD = 512
+
+Lane = Callable[["DirectSocket", bytes], bool]
+
+
+class DirectSocket(AsyncSocket):
+    """Writes frames to the TCP transport in order, at once; reads without a task per message.
+
+    ``lane(socket, data)`` sees each text message first and returns True when it has taken care of it; the others are
+    handled one after the other, and the lane waits while one of them is. What is pending for a client that doesn't
+    read is bounded: beyond ``soft_cap_bytes`` results are skipped (and owed), beyond ``hard_cap_bytes`` it is dropped.
+    """
+
+    server: "DirectEngine"
+
+    def __init__(self, server: "DirectEngine", sid: str) -> None:
+        super().__init__(server, sid)
+        self.connected: bool = False
+        self.last_ping: float | None = None
+        self.wire: asyncio.Transport | None = None
+        self.lane: Lane | None = None
+        self.busy = False
+        self.joined = False  # has finished the Socket.IO CONNECT
+        self.opened_at = time.monotonic()
+        self.next_ping_at: float | None = None
+        self.owed: set[str] = set()  # rooms whose newest results were skipped
+        self.voter: Any = None  # the lane's own view of this client
+
+    def push(self, frame: bytes) -> None:
+        """Write one whole frame behind everything written before. The client must be on WebSocket."""
+        wire = self.wire
+        if wire is None or wire.is_closing():
+            return
+        if wire.get_write_buffer_size() > self.server.hard_cap_bytes:
+            self.drop("slow")
+            return
+        wire.write(frame)
+
+    def push_results(self, room: str, frame: bytes) -> None:
+        """Like ``push``, for what a later frame of the same room replaces: skipped while the client reads slowly."""
+        wire = self.wire
+        if wire is not None and wire.get_write_buffer_size() > self.server.soft_cap_bytes:
+            self.owed.add(room)
+            self.server.on_skipped()
+            return
+        self.owed.discard(room)
+        self.push(frame)
+
+    async def send(self, pkt: packet.Packet) -> None:
+        """:raises SocketIsClosedError:"""
+        if self.closed:
+            raise exceptions.SocketIsClosedError()
+        if self.wire is None:
+            self.hold(pkt)
+        else:
+            self._write(pkt)
+
+    def hold(self, pkt: packet.Packet | None) -> None:
+        """Queue for a client that polls, or that is on its way to WebSocket."""
+        if self.queue.qsize() >= _POLLING_PACKETS_HELD and pkt is not None:
+            self.drop("slow")
+            return
+        self.queue.put_nowait(pkt)
+
+    def schedule_ping(self) -> None:
+        self.last_ping = None
+        self.next_ping_at = time.monotonic() + self.server.ping_interval
+
+    def drop(self, reason: str) -> None:
+        """Cut a client off that is of no use any more; counted under its reason."""
+        if self.closing or self.closed:
+            return
+        self.server.on_dropped(reason)
+        log.info("client_dropped", extra={"reason": reason, "eio_sid": self.sid})
+        if self.wire is not None:
+            self.wire.abort()
+        else:
+            self.server.start_background_task(self.close, wait=False, abort=True)
+
+    def go_away(self, code: int = SERVICE_RESTART) -> None:
+        """End the transport behind what is written: the client connects anew, here or elsewhere."""
+        if self.wire is None:
+            self.queue.put_nowait(None)
+        elif not self.wire.is_closing():
+            self.wire.write(close_frame(code))
+            self.wire.close()
+
+    async def close(self, wait: bool = True, abort: bool = False, reason: str | None = None) -> None:
+        await super().close(wait=False, abort=abort, reason=reason)
+        if self.wire is not None and not self.wire.is_closing():
+            self.wire.write(close_frame(1000))
+            self.wire.close()
+
+    async def _websocket_handler(self, ws: Any) -> None:
+        if self.connected:
+            if not await self._upgrade(ws):
+                return
+        else:
+            self.connected = self.upgraded = True
+        self._go_direct(ws.request.transport)
+        try:
+            await self._read(ws.response)
+        finally:
+            self.wire = None
+            await super().close(wait=False, abort=True, reason=self.server.reason.TRANSPORT_CLOSE)
+
+    async def _upgrade(self, ws: Any) -> bool:
+        """From polling to WebSocket: probe, end the poll that hangs, wait for the client's word.
+
+        What is sent meanwhile stays in the queue, so that nothing overtakes it.
+        """
+        self.upgrading = True
+        try:
+            async with asyncio.timeout(self.server.ping_timeout):
+                if await ws.wait_text() != "2probe":
+                    return False
+                await ws.send("3probe")
+                self.hold(packet.Packet(packet.NOOP))
+                self.upgraded = await ws.wait_text() == "5"
+        except TimeoutError:
+            log.info("upgrade_timed_out", extra={"eio_sid": self.sid})
+        finally:
+            self.upgrading = False
+        return self.upgraded
+
+    def _go_direct(self, wire: asyncio.Transport) -> None:
+        """From here on frames go straight out. No await between the queue's last packet and the first direct one."""
+        raw = wire.get_extra_info("socket")
+        if raw is not None and raw.family in (sockets.AF_INET, sockets.AF_INET6):
+            patience_s = self.server.ping_interval + self.server.ping_timeout
+            raw.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, int(patience_s * 1000))
+        self.wire = wire
+        while not self.queue.empty():
+            pkt = self.queue.get_nowait()
+            self.queue.task_done()
+            if pkt is not None and pkt.packet_type != packet.NOOP:
+                self._write(pkt)
+        self.lane = self.server.lane
+
+    async def _read(self, response: Any) -> None:
+        while not self.closed:
+            message = await response.receive()
+            if message.type is WSMsgType.TEXT:
+                try:
+                    encoded = message.data.decode()
+                except UnicodeDecodeError:
+                    return
+            elif message.type is WSMsgType.BINARY:
+                encoded = message.data
+            else:
+                return
+            self.busy = True
+            try:
+                await self.receive(packet.Packet(encoded_packet=encoded))
+            except (exceptions.EngineIOError, ValueError, IndexError, KeyError) as error:
+                log.info("malformed_message", extra={"error": type(error).__name__, "bytes": len(encoded)})
+            finally:
+                self.busy = False
+
+    def _write(self, pkt: packet.Packet) -> None:
+        encoded = pkt.encode()
+        if isinstance(encoded, str):
+            self.push(text_frame(encoded.encode()))
+        else:
+            self.push(binary_frame(encoded))

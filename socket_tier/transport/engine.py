@@ -1,0 +1,162 @@
+"""The engine.io server that makes direct sockets, and looks after all of them in one task."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import engineio
+from aiohttp import WSMsgType, web
+from aiohttp._websocket.reader import WebSocketDataQueue
+from aiohttp.http import WebSocketReader
+from engineio import exceptions, packet
+from engineio.async_drivers import aiohttp as aiohttp_driver
+
+from socket_tier.transport.direct_socket import DirectSocket, Lane
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 1.0
+_CHUNK = 500
+_QUEUE_LIMIT_BYTES = 2**16
+
+
+def _ignore(*_: Any) -> None:
+    """Nobody counts."""
+
+
+class DirectEngine(engineio.AsyncServer):
+    """``lane`` is offered each text message of a WebSocket client before python-socketio sees it."""
+
+    soft_cap_bytes = 64 * 1024
+    hard_cap_bytes = 1024 * 1024
+    connect_deadline_s = 10.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._async: dict[str, Any] = {**self._async, "websocket": _WebSocket}
+        self.sockets: dict[str, DirectSocket]
+        self.start_service_task: bool
+        self.lane: Lane | None = None
+        self.on_skipped: Callable[[], None] = _ignore
+        self.on_dropped: Callable[[str], None] = _ignore
+        self.on_owed: Callable[[DirectSocket, str], None] = _ignore
+
+    async def _handle_connect(self, environ: dict[str, Any], transport: str, jsonp_index: int | None = None) -> Any:
+        """As in engine.io, with a DirectSocket, and with one task that looks after all sockets."""
+        if self.start_service_task:
+            self.start_service_task = False
+            self.service_task_handle = self.start_background_task(self._service_task)
+        sid = self.generate_id()
+        socket = self.sockets[sid] = DirectSocket(self, sid)
+        opening = {
+            "sid": sid,
+            "upgrades": self._upgrades(sid, transport),
+            "pingTimeout": int(self.ping_timeout * 1000),
+            "pingInterval": int((self.ping_interval + self.ping_interval_grace_period) * 1000),
+            "maxPayload": self.max_http_buffer_size,
+        }
+        await socket.send(packet.Packet(packet.OPEN, opening))
+        refused = await self._trigger_event("connect", sid, environ, run_async=False)
+        if refused is not None and refused is not True:
+            del self.sockets[sid]
+            return self._unauthorized(refused or None)
+        socket.schedule_ping()
+        if transport == "websocket":
+            try:
+                return await socket.handle_get_request(environ)
+            finally:
+                if socket.closed:
+                    self.sockets.pop(sid, None)
+        socket.connected = True
+        try:
+            return self._ok(await socket.poll(), jsonp_index=jsonp_index)
+        except exceptions.QueueEmpty:
+            return self._bad_request()
+
+    async def _service_task(self) -> None:
+        """Once a second: ping who is due, close who doesn't answer or never finished connecting, pay what is owed."""
+        self.service_task_event = self.create_event()
+        while not self.service_task_event.is_set():
+            for position, socket in enumerate(list(self.sockets.values()), 1):
+                await self._look_after(socket)
+                if position % _CHUNK == 0:
+                    await asyncio.sleep(0)
+            try:
+                async with asyncio.timeout(_LOOK_EVERY_S):
+                    await self.service_task_event.wait()
+            except TimeoutError:
+                continue
+
+    async def _look_after(self, socket: DirectSocket) -> None:
+        now = time.monotonic()
+        if socket.closed:
+            self.sockets.pop(socket.sid, None)
+        elif socket.closing:
+            return
+        elif socket.last_ping is not None and time.time() - socket.last_ping > self.ping_timeout:
+            await socket.close(wait=False, reason=self.reason.PING_TIMEOUT)
+        elif not socket.joined and now - socket.opened_at > self.connect_deadline_s:
+            self.on_dropped("never_connected")
+            await socket.close(wait=False)
+        elif socket.next_ping_at is not None and now >= socket.next_ping_at:
+            socket.next_ping_at = None
+            socket.last_ping = time.time()
+            await socket.send(packet.Packet(packet.PING))
+        for room in list(socket.owed):
+            self.on_owed(socket, room)
+
+
+class _WebSocket(aiohttp_driver.WebSocket):
+    """The driver: an aiohttp WebSocket without permessage-deflate, which costs 86 KB a connection."""
+
+    request: web.Request
+    response: "_Response"
+
+    async def __call__(self, environ: dict[str, Any]) -> web.WebSocketResponse:
+        self.request = environ["aiohttp.request"]
+        socket: DirectSocket = self.handler.__self__
+        self.response = self._sock = _Response(socket, self.server.max_http_buffer_size)
+        await self.response.prepare(self.request)
+        await self.handler(self)
+        return self.response
+
+    async def wait_text(self) -> str | None:
+        """The next message, None when it isn't text or there is none."""
+        message = await self.response.receive()
+        return message.data.decode() if message.type is WSMsgType.TEXT else None
+
+
+class _Response(web.WebSocketResponse):
+    """Hands each message over in the step in which aiohttp has parsed it."""
+
+    def __init__(self, socket: DirectSocket, max_message_bytes: int) -> None:
+        super().__init__(max_msg_size=max_message_bytes, compress=False, decode_text=False, timeout=2)
+        self._direct = socket
+
+    def _post_start(self, request: Any, protocol: str | None, writer: Any) -> None:
+        # As in aiohttp 3.14, with a queue of ours. tests/socket_tier/test_transport.py fails when that changes.
+        self._ws_protocol = protocol
+        self._writer = writer
+        self._reader = _LaneQueue(request._protocol, _QUEUE_LIMIT_BYTES, loop=asyncio.get_running_loop())
+        self._reader.direct = self._direct
+        self._parser = WebSocketReader(self._reader, self._max_msg_size, compress=False, decode_text=False)
+        request.protocol.set_parser(self._parser)
+        request.protocol.keep_alive(False)
+
+
+class _LaneQueue(WebSocketDataQueue):
+    direct: DirectSocket
+
+    def feed_data(self, data: Any, size: int) -> None:
+        socket = self.direct
+        lane = socket.lane
+        if lane is not None and not socket.busy and not self._buffer and data.type is WSMsgType.TEXT:
+            try:
+                if lane(socket, data.data):
+                    return
+            except Exception:
+                # aiohttp's parser can't pass an exception on; the slow path answers the client.
+                log.exception("lane_failed")
+        super().feed_data(data, size)

@@ -1,0 +1,140 @@
+"""The lane for submit-vote: from the parsed frame straight into the vote buffer, and acks straight out again.
+
+Takes only what is right: a decodable vote of the socket's own participant in an open poll, within the limits. Whatever
+else comes goes the ordinary way, which knows every refusal and its words.
+"""
+
+import time
+from typing import Annotated, Literal
+from uuid import uuid4
+
+import msgspec
+
+from models.wire.commands import CastVote
+from socket_tier.choices import Choices
+from socket_tier.metrics import NodeMetrics
+from socket_tier.refusals import Refused, unexpected
+from socket_tier.rooms import Member, Room
+from socket_tier.sessions import Session
+from socket_tier.transport.direct_socket import DirectSocket
+from socket_tier.transport.frames import text_frame
+from socket_tier.vote_buffer import VoteBuffer, now_us
+
+_MOST_ACK_DIGITS = 9
+
+
+class _Vote(msgspec.Struct, forbid_unknown_fields=True):
+    roomCode: str
+    participantId: str
+    optionIndex: Annotated[int, msgspec.Meta(ge=0, le=32767)]
+    commandId: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
+
+
+_decoder = msgspec.json.Decoder(tuple[Literal["submit-vote"], _Vote])
+_encode = msgspec.json.Encoder().encode
+_ACCEPTED = b'[{"success":true,"status":"queued"}]'
+
+
+class LaneReceipt:
+    """Answers one voter of the lane."""
+
+    __slots__ = ("_ack", "_arrived", "_command_id", "_lane", "_member", "_room", "_socket", "_vote", "sid")
+
+    def __init__(
+        self,
+        lane: "VoteLane",
+        socket: DirectSocket,
+        session: Session,
+        ack: bytes,
+        room: Room,
+        member: Member,
+        vote: CastVote,
+        command_id: str | None,
+    ) -> None:
+        self.sid = session.sid
+        self._lane = lane
+        self._socket = socket
+        self._ack = ack
+        self._room = room
+        self._member = member
+        self._vote = vote
+        self._command_id = command_id
+        self._arrived = time.perf_counter()
+
+    @property
+    def room_code(self) -> str:
+        return self._room.code
+
+    @property
+    def command_id(self) -> str | None:
+        return self._command_id
+
+    def settle(self, error: BaseException | None) -> None:
+        """The batch is confirmed, or has failed."""
+        if error is not None:
+            refusal = error if isinstance(error, Refused) else unexpected()
+            self._lane.metrics.count("votes.refused")
+            body = _encode([refusal.body(uuid4().hex)])
+        else:
+            vote = self._vote
+            self._member.choice = vote.option_index
+            self._lane.choices.note(self._room.code, vote.participant_id, vote.option_index, vote.seq)
+            self._lane.accepted(self._arrived)
+            if self._command_id is None:
+                body = _ACCEPTED
+            else:
+                body = b'[{"success":true,"status":"queued","commandId":%b}]' % _encode(self._command_id)
+        self._socket.push(text_frame(b"43%b%b" % (self._ack, body)))
+
+    def recorded(self, recorded_at: str) -> bool:
+        """Tell the voter that the vote is committed."""
+        payload = {"optionIndex": self._vote.option_index, "roomCode": self._room.code, "recordedAt": recorded_at}
+        if self._command_id is not None:
+            payload["commandId"] = self._command_id
+        self._socket.push(text_frame(b'42["vote-recorded",%b]' % _encode(payload)))
+        return True
+
+
+class VoteLane:
+    """``VoteLane(...)(socket, data)`` is True when the message was a vote and is on its way."""
+
+    def __init__(self, buffer: VoteBuffer, choices: Choices, metrics: NodeMetrics) -> None:
+        self._buffer = buffer
+        self.choices = choices
+        self.metrics = metrics
+
+    def __call__(self, socket: DirectSocket, data: bytes) -> bool:
+        session: Session | None = socket.voter
+        if session is None or data[:2] != b"42":
+            return False
+        start = data.find(b"[", 2, 3 + _MOST_ACK_DIGITS)
+        ack = data[2:start]
+        if not ack.isdigit():
+            return False
+        try:
+            _, request = _decoder.decode(data[start:])
+        except msgspec.MsgspecError:
+            return False
+        entered = session.participants.get(request.roomCode)
+        if entered is None:
+            return False
+        room, member = entered
+        opened_at_us = room.open_since_us
+        if (
+            opened_at_us is None
+            or request.participantId != member.wire_id
+            or request.optionIndex >= len(room.poll.options)
+            or (session.votes is not None and session.votes.wait_s(time.monotonic()) > 0)
+        ):
+            return False
+        vote = member.cast(room.poll.poll_id, request.optionIndex, now_us(), opened_at_us)
+        receipt = LaneReceipt(self, socket, session, ack, room, member, vote, request.commandId)
+        try:
+            self._buffer.add(vote, receipt)
+        except Refused as refusal:
+            receipt.settle(refusal)
+        return True
+
+    def accepted(self, arrived: float) -> None:
+        self.metrics.count("votes.accepted")
+        self.metrics.timing_ms("votes.ack_ms", (time.perf_counter() - arrived) * 1000)
