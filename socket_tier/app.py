@@ -36,6 +36,7 @@ from socket_tier.results import Ticker
 from socket_tier.rooms import Rooms
 from socket_tier.server import SocketServer
 from socket_tier.sessions import Sessions
+from socket_tier.shedding import Shedding
 from socket_tier.socket_rooms import SocketRooms
 from socket_tier.state_changes import StateChanges
 from socket_tier.tasks import Tasks
@@ -79,6 +80,7 @@ class Node:
             capacity=settings.batch.capacity_votes,
         )
         self.audit = Audit(self.commands)
+        self.shedding = Shedding(settings.shed, self.buffer.share_held, self.metrics)
 
         # Redis
         self.cache = Cache(settings.redis, self.metrics)
@@ -112,6 +114,7 @@ class Node:
             registrations=self.registrations,
             tokens=self.tokens,
             limits=self.limits,
+            shedding=self.shedding,
             sockets=self.sockets,
             metrics=self.metrics,
         )
@@ -132,11 +135,12 @@ class Node:
             buffer=self.buffer,
             choices=self.choices,
             limits=self.limits,
+            shedding=self.shedding,
             audit=self.audit,
             metrics=self.metrics,
         )
         if isinstance(self.server.eio, DirectEngine):
-            self.server.eio.lane = VoteLane(self.buffer, self.choices, self.metrics)
+            self.server.eio.lane = VoteLane(self.buffer, self.choices, self.shedding, self.metrics)
             self.server.eio.on_owed = self._pay_results
         self.vote_results = VoteResults(self.buffer, self.sessions, self.fanout, self.cache, self.metrics)
         Events(
@@ -180,6 +184,7 @@ class Node:
             workers=self.workers,
             tokens=self.tokens,
             limits=self.limits,
+            shedding=self.shedding,
         )
         app.add_routes(rest.routes())
         app.router.add_get("/api/health", health.handle)
@@ -342,7 +347,7 @@ class Node:
         while True:
             due = loop.time() + _LAG_PROBE_S
             await asyncio.sleep(_LAG_PROBE_S)
-            self.metrics.gauge("loop.lag_ms", max(0.0, (loop.time() - due) * 1000))
+            self.shedding.loop_was_late(max(0.0, loop.time() - due))
 
     async def _keep_house(self) -> None:
         while True:

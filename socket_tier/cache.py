@@ -69,6 +69,9 @@ return {net, redis.call('HLEN', KEYS[2])}
 """
 
 
+_PAUSE_AFTER_FAILURE_S = 0.5
+
+
 class CachedRoom(NamedTuple):
     """A room as Redis has it. ``closing_us`` is a close that no worker has applied yet, 0 without one."""
 
@@ -120,7 +123,7 @@ class Cache:
         self._store_choices = self.redis.register_script(_STORE_CHOICES)
         self._arrive = self.redis.register_script(_ARRIVE)
         self._leave = self.redis.register_script(_LEAVE)
-        self.available = True
+        self._closed_until = 0.0
 
     async def close(self) -> None:
         await self.redis.aclose()
@@ -241,13 +244,16 @@ class Cache:
         return bool(net), present
 
     async def _call(self, call: Any) -> Any:
-        """:raises CacheUnavailable: also when Redis hangs in mid-answer"""
+        """:raises CacheUnavailable: also when Redis hangs in mid-answer; at once for a moment after a failure"""
+        if time.monotonic() < self._closed_until:
+            call.close()  # a coroutine that is never awaited
+            raise CacheUnavailable()
         try:
             async with asyncio.timeout(self._timeout_s * 2):
                 answer = await call
         except (RedisError, OSError, TimeoutError) as error:
-            self.available = False
+            # A hung Redis costs a time-out each: with a pause after a failure it costs few, and the heartbeat probes.
+            self._closed_until = time.monotonic() + _PAUSE_AFTER_FAILURE_S
             self._metrics.count("cache.failed")
             raise CacheUnavailable() from error
-        self.available = True
         return answer

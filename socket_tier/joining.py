@@ -23,6 +23,7 @@ from socket_tier.presence import Presence
 from socket_tier.refusals import CacheUnavailable, Invalid
 from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.sessions import Session
+from socket_tier.shedding import Shedding
 from socket_tier.socket_rooms import SocketRooms
 from socket_tier.vote_buffer import now_us
 
@@ -49,6 +50,7 @@ class Joining:
         registrations: Batcher[Registration],
         tokens: Tokens,
         limits: Limits,
+        shedding: Shedding,
         sockets: SocketRooms,
         metrics: NodeMetrics,
     ) -> None:
@@ -60,6 +62,7 @@ class Joining:
         self._registrations = registrations
         self._tokens = tokens
         self._limits = limits
+        self._shedding = shedding
         self._sockets = sockets
         self._metrics = metrics
 
@@ -77,6 +80,7 @@ class Joining:
         identity = self._from_token(room, request.participant_token, key) or self._from_cookie(session, room, key)
         reconnected = identity is not None
         if identity is None:
+            self._shedding.newcomer()
             identity = await self._register(session, room, request.nickname, key)
         member = await self.enter(session, room, identity.participant_id, identity.nickname)
         await self._sockets.leave_tentative(session, room.code)

@@ -18,6 +18,8 @@ COUNTERS = {
     "joins.refused": "joins refused",
     "events.failed": "events that ended in an unexpected error: a bug, look at the log",
     "requests.failed": "HTTP requests that ended in an unexpected error",
+    "shed.newcomers": "joins and new polls refused because this node is overloaded",
+    "shed.votes": "votes refused because this node's event loop is far behind",
     "limits.refused": "requests over a rate limit",
     "rooms.restored": "rooms read back from Postgres by the workers: a cold or emptied cache",
     "cache.failed": "Redis calls that failed or timed out",

@@ -22,6 +22,7 @@ from socket_tier.http import bearer_token, json_body, json_response
 from socket_tier.limits import Limits
 from socket_tier.refusals import CacheUnavailable, WorkersUnavailable, only_host
 from socket_tier.rooms import Room, Rooms
+from socket_tier.shedding import Shedding
 from socket_tier.vote_buffer import now_us
 
 _EXPORT_PAGE = 1000
@@ -44,6 +45,7 @@ class Rest:
         workers: Workers,
         tokens: Tokens,
         limits: Limits,
+        shedding: Shedding,
     ) -> None:
         self._settings = settings
         self._node_id = node_id
@@ -54,6 +56,7 @@ class Rest:
         self._workers = workers
         self._tokens = tokens
         self._limits = limits
+        self._shedding = shedding
 
     def routes(self) -> Sequence[web.RouteDef]:
         return [
@@ -66,6 +69,7 @@ class Rest:
     async def create_poll(self, request: web.Request) -> web.Response:
         """:raises Refused:"""
         self._limits.create_poll(request["address"])
+        self._shedding.newcomer()
         new = payloads.new_poll(await json_body(request), self._settings.poll)
         if self._workers.database_away():
             raise WorkersUnavailable()

@@ -87,6 +87,10 @@ class VoteBuffer:
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._settings.max_wait_s, self.flush)
 
+    def share_held(self) -> float:
+        """How full the buffer is, between 0 and 1."""
+        return self.held / self._settings.capacity_votes
+
     def flush(self) -> None:
         """Publish what is held now."""
         if self._timer is not None:

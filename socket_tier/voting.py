@@ -20,6 +20,7 @@ from socket_tier.payloads import SubmitVote
 from socket_tier.refusals import CacheUnavailable, Invalid, voting_not_open
 from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.sessions import Session, Sessions
+from socket_tier.shedding import Shedding
 from socket_tier.vote_buffer import Receipt, VoteBuffer, now_us
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Voting:
         buffer: VoteBuffer,
         choices: Choices,
         limits: Limits,
+        shedding: Shedding,
         audit: Audit,
         metrics: NodeMetrics,
     ) -> None:
@@ -68,6 +70,7 @@ class Voting:
         self._buffer = buffer
         self._choices = choices
         self._limits = limits
+        self._shedding = shedding
         self._audit = audit
         self._metrics = metrics
 
@@ -84,6 +87,7 @@ class Voting:
                 raise voting_not_open()
             if request.option_index >= len(room.poll.options):
                 raise Invalid("Invalid option index", "invalid_option")
+            self._shedding.vote()
             self._limits.vote(session.votes)
             vote = member.cast(room.poll.poll_id, request.option_index, now_us(), opened_at_us)
             await self._durable(vote, session, request)

@@ -135,6 +135,12 @@ class LimitSettings(Section):
     requests_per_address_burst: Count
 
 
+class ShedSettings(Section):
+    newcomers_lag_s: Seconds
+    newcomers_buffer_share: Annotated[float, Meta(gt=0, le=1)]
+    votes_lag_s: Seconds
+
+
 class LogSettings(Section):
     level: Annotated[str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$")]
     json: bool
@@ -161,6 +167,7 @@ class Settings(msgspec.Struct, frozen=True):
     worker: WorkerSettings
     security: SecuritySettings
     limits: LimitSettings
+    shed: ShedSettings
     log: LogSettings
     metrics: MetricSettings
 

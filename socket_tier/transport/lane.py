@@ -16,6 +16,7 @@ from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import Refused, unexpected
 from socket_tier.rooms import Member, Room
 from socket_tier.sessions import Session
+from socket_tier.shedding import Shedding
 from socket_tier.transport.direct_socket import DirectSocket
 from socket_tier.transport.frames import text_frame
 from socket_tier.vote_buffer import VoteBuffer, now_us
@@ -98,8 +99,9 @@ class LaneReceipt:
 class VoteLane:
     """``VoteLane(...)(socket, data)`` is True when the message was a vote and is on its way."""
 
-    def __init__(self, buffer: VoteBuffer, choices: Choices, metrics: NodeMetrics) -> None:
+    def __init__(self, buffer: VoteBuffer, choices: Choices, shedding: Shedding, metrics: NodeMetrics) -> None:
         self._buffer = buffer
+        self._shedding = shedding
         self.choices = choices
         self.metrics = metrics
 
@@ -130,6 +132,7 @@ class VoteLane:
         vote = member.cast(room.poll.poll_id, request.optionIndex, now_us(), opened_at_us)
         receipt = LaneReceipt(self, socket, session, ack, room, member, vote, request.commandId)
         try:
+            self._shedding.vote()
             self._buffer.add(vote, receipt)
         except Refused as refusal:
             receipt.settle(refusal)

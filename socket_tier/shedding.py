@@ -1,0 +1,40 @@
+"""What is refused first when this node can't keep up: new polls and joins, and votes last."""
+
+from collections.abc import Callable
+
+from models.runtime.settings import ShedSettings
+from socket_tier.metrics import NodeMetrics
+from socket_tier.refusals import NodeBusy
+
+
+class Shedding:
+    """Watches how late the event loop runs and how full the vote buffer is.
+
+    ``buffer_share()`` is between 0 (empty) and 1 (full).
+    """
+
+    def __init__(self, settings: ShedSettings, buffer_share: Callable[[], float], metrics: NodeMetrics) -> None:
+        self._settings = settings
+        self._buffer_share = buffer_share
+        self._metrics = metrics
+        self._lag_s = 0.0
+
+    def loop_was_late(self, lag_s: float) -> None:
+        """One probe of the event loop. A single hiccup counts little, a lasting lag counts within a few probes."""
+        self._lag_s = max(self._lag_s * 0.7, 0.0) + 0.3 * lag_s
+        self._metrics.gauge("loop.lag_ms", self._lag_s * 1000)
+
+    def newcomer(self) -> None:
+        """A new poll or join.
+
+        :raises NodeBusy: what is already here needs this node
+        """
+        if self._lag_s > self._settings.newcomers_lag_s or self._buffer_share() > self._settings.newcomers_buffer_share:
+            self._metrics.count("shed.newcomers")
+            raise NodeBusy(retry_after_s=2)
+
+    def vote(self) -> None:
+        """:raises NodeBusy: the event loop is so late that an ack would take too long"""
+        if self._lag_s > self._settings.votes_lag_s:
+            self._metrics.count("shed.votes")
+            raise NodeBusy()
