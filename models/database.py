@@ -146,8 +146,7 @@ class _Pool(PooledPostgresqlDatabase):
 
     def _can_reuse(self, connection: psycopg2.extensions.connection) -> bool:
         return (
-            not connection.closed
-            and connection.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_IDLE
+            not connection.closed and connection.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_IDLE
         )
 
 

@@ -1,30 +1,22 @@
-"""Reads a poll's results row by row, for the CSV export."""
+"""Reads a poll's results page by page, for the CSV export."""
 
-from collections.abc import Iterator
-from datetime import datetime
+from uuid import UUID
 
 from models.database import Database
+from models.wire.notices import ExportedVote
 
-# (nickname or None for somebody who never registered, option index, first vote, last vote)
-ResultRow = tuple[str | None, int, datetime, datetime]
-
-# A server-side cursor: one snapshot of the whole poll, and never more than a chunk of it in memory.
-DECLARE = """
-DECLARE result_rows NO SCROLL CURSOR FOR
-SELECT p.nickname, v.option_index, v.first_voted_at, v.submitted_at
+# Pages by primary key: each is read by itself, so an export that nobody reads on holds no connection.
+READ_PAGE = """
+SELECT v.participant_id, p.nickname, v.option_index,
+  (extract(epoch FROM v.first_voted_at) * 1000000)::bigint, (extract(epoch FROM v.submitted_at) * 1000000)::bigint
 FROM votes v LEFT JOIN participants p ON p.participant_id = v.participant_id
-WHERE v.poll_id = %s ORDER BY v.participant_id
+WHERE v.poll_id = %s AND v.participant_id > %s ORDER BY v.participant_id LIMIT %s
 """
-FETCH = "FETCH %s FROM result_rows"
+_BEFORE_ALL = UUID(int=0)
 
 
-def result_rows(db: Database, poll_id: int, chunk: int = 2000) -> Iterator[list[ResultRow]]:
-    """One row per participant who voted, ``chunk`` at a time, in the order in which they joined.
-
-    Holds the calling thread's connection until it is exhausted or closed, so run no other transaction in between. The
-    server ends the transaction (``DatabaseUnavailable``) when more than ``call_deadline_s`` pass between two chunks.
-    """
+def read_page(db: Database, poll_id: int, after: UUID | None, limit: int) -> tuple[ExportedVote, ...]:
+    """Up to ``limit`` participants who voted, in the order in which they joined, behind ``after``."""
     with db.transaction():
-        db.execute(DECLARE, (poll_id,))
-        while rows := db.execute(FETCH, (chunk,)).fetchall():
-            yield rows
+        rows = db.execute(READ_PAGE, (poll_id, after or _BEFORE_ALL, limit))
+        return tuple(ExportedVote(*row) for row in rows)

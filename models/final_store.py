@@ -33,6 +33,11 @@ SELECT id, closed_at_us, greatest(closed_at_us, changed_at_rest_us),
 FROM polls WHERE state = 'closed' AND NOT final ORDER BY changed_at_rest_us LIMIT 1000
 """
 
+READ_WAITING = """
+SELECT id FROM polls WHERE state = 'closed' AND NOT final AND changed_at_rest_us < %s
+ORDER BY changed_at_rest_us LIMIT 200
+"""
+
 READ_NODES = "SELECT node_id, last_seen_at_us, stopped FROM nodes"
 
 # Every node that applied or reported something. An unclear batch that did arrive is in the count of those applied, but
@@ -104,6 +109,12 @@ def note_node(db: Database, heartbeat: NodeHeartbeat) -> None:
         db.execute(UPSERT_NODE, (heartbeat.node_id, heartbeat.name, heartbeat.at_us, heartbeat.stopped))
 
 
+def waiting_since(db: Database, before_us: int) -> list[int]:
+    """Ids of closed polls whose totals have not been final since before that time; the oldest 200."""
+    with db.transaction():
+        return [poll_id for (poll_id,) in db.execute(READ_WAITING, (before_us,))]
+
+
 def settle_finals(db: Database, now_us: int, node_timeout_us: int, straggler_wait_us: int) -> list[int]:
     """Call the totals final of those closed polls that nothing is on its way to; their versions rise.
 
@@ -154,12 +165,17 @@ def _set_final(db: Database, poll: ClosedPoll, now_us: int) -> bool:
         if row is None:
             return False
         room_code, version = row
-        append(db, [AuditEntry(
-            at_us=now_us,
-            event="poll_final",
-            action="settle_finals",
-            outcome="ok",
-            room_code=room_code,
-            details={"version": str(version), "waited_us": str(now_us - poll.closed_at_us)},
-        )])
+        append(
+            db,
+            [
+                AuditEntry(
+                    at_us=now_us,
+                    event="poll_final",
+                    action="settle_finals",
+                    outcome="ok",
+                    room_code=room_code,
+                    details={"version": str(version), "waited_us": str(now_us - poll.closed_at_us)},
+                )
+            ],
+        )
         return True

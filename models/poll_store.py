@@ -100,18 +100,14 @@ SELECT id, room_code, version FROM polls WHERE state = 'open'
 UNION SELECT id, room_code, version FROM polls WHERE changed_at_rest_us >= %s
 """
 
-# One row per poll: the participant who joined last, when the browser has more than one in it.
+# A browser can have several participants in one poll: two people with one phone.
 READ_ROLES = """
-SELECT p.id, p.room_code, m.participant_id, m.nickname, h.poll_id IS NOT NULL
-FROM (SELECT poll_id FROM participants WHERE browser_id = %(browser_id)s
-      UNION SELECT poll_id FROM hosts WHERE browser_id = %(browser_id)s) AS known
-JOIN polls p ON p.id = known.poll_id AND p.expires_at > now()
-LEFT JOIN hosts h ON h.poll_id = p.id AND h.browser_id = %(browser_id)s
-LEFT JOIN LATERAL (
-  SELECT participant_id, nickname FROM participants WHERE browser_id = %(browser_id)s AND poll_id = p.id
-  ORDER BY joined_at DESC, participant_id DESC LIMIT 1
-) AS m ON true
-ORDER BY p.id
+SELECT p.id, p.room_code, r.participant_id, r.nickname, r.host, (extract(epoch FROM r.since) * 1000000)::bigint
+FROM (SELECT poll_id, participant_id, nickname, false AS host, joined_at AS since
+      FROM participants WHERE browser_id = %(browser_id)s
+      UNION ALL SELECT poll_id, NULL, NULL, true, claimed_at FROM hosts WHERE browser_id = %(browser_id)s) AS r
+JOIN polls p ON p.id = r.poll_id AND p.expires_at > now()
+ORDER BY r.since DESC LIMIT 200
 """
 
 
@@ -124,16 +120,19 @@ def create_poll(db: Database, command: CreatePoll, *, retention_days: int, now_u
 
 def _insert_poll(db: Database, command: CreatePoll, now_us: int, expires_at_us: int) -> int:
     for _ in range(_CODE_TRIES):
-        row = db.execute(INSERT_POLL, {
-            "command_id": command.command_id,
-            "room_code": new_room_code(),
-            "question": command.question,
-            "options": list(command.options),
-            "now_us": now_us,
-            "now": at(now_us),
-            "expires": at(expires_at_us),
-            "creator_address": command.creator_address,
-        }).fetchone()
+        row = db.execute(
+            INSERT_POLL,
+            {
+                "command_id": command.command_id,
+                "room_code": new_room_code(),
+                "question": command.question,
+                "options": list(command.options),
+                "now_us": now_us,
+                "now": at(now_us),
+                "expires": at(expires_at_us),
+                "creator_address": command.creator_address,
+            },
+        ).fetchone()
         if row:
             db.execute(INSERT_TALLY, (row[0], len(command.options)))
             if command.browser_id is not None:
@@ -188,20 +187,26 @@ def _store_timeline(db: Database, poll_id: int, state: PollState, timeline: Time
     stored = tuple(db.execute(READ_PERIODS, (poll_id,)).fetchall())
     if timeline.state is state and timeline.periods == stored:
         return False
-    db.execute(REPLACE_PERIODS, {
-        "poll_id": poll_id,
-        "opened": [opened_at_us for opened_at_us, _ in timeline.periods],
-        "closed": [closed_at_us for _, closed_at_us in timeline.periods],
-    })
-    db.execute(UPDATE_STATE, {
-        "poll_id": poll_id,
-        "state": timeline.state.value,
-        "changed_at_us": timeline.changed_at_us,
-        "opened_at_us": timeline.opened_at_us,
-        "closed_at_us": timeline.closed_at_us,
-        "reopened_count": timeline.reopened_count,
-        "now_us": now_us,
-    })
+    db.execute(
+        REPLACE_PERIODS,
+        {
+            "poll_id": poll_id,
+            "opened": [opened_at_us for opened_at_us, _ in timeline.periods],
+            "closed": [closed_at_us for _, closed_at_us in timeline.periods],
+        },
+    )
+    db.execute(
+        UPDATE_STATE,
+        {
+            "poll_id": poll_id,
+            "state": timeline.state.value,
+            "changed_at_us": timeline.changed_at_us,
+            "opened_at_us": timeline.opened_at_us,
+            "closed_at_us": timeline.closed_at_us,
+            "reopened_count": timeline.reopened_count,
+            "now_us": now_us,
+        },
+    )
     return True
 
 
@@ -246,8 +251,24 @@ def read_snapshot_by_code(db: Database, room_code: str) -> PollSnapshot | None:
 
 
 def _snapshot(row: Sequence[Any]) -> PollSnapshot:
-    (poll_id, room_code, question, options, state, version, votes, final, created_at, state_changed_at_us,
-     opened_at_us, reopened_count, token_generation, creator_address, expires_at, hosts) = row
+    (
+        poll_id,
+        room_code,
+        question,
+        options,
+        state,
+        version,
+        votes,
+        final,
+        created_at,
+        state_changed_at_us,
+        opened_at_us,
+        reopened_count,
+        token_generation,
+        creator_address,
+        expires_at,
+        hosts,
+    ) = row
     return PollSnapshot(
         poll_id=poll_id,
         room_code=room_code,
@@ -289,6 +310,6 @@ def recent_versions(db: Database, since_us: int) -> list[tuple[int, str, int]]:
 
 
 def read_browser_roles(db: Database, browser_id: UUID) -> list[BrowserRole]:
-    """What a cookie stands for in every poll that has not expired, by poll id."""
+    """What a cookie stands for in every poll that has not expired, newest first; at most 200 roles."""
     with db.transaction():
         return [BrowserRole(*row) for row in db.execute(READ_ROLES, {"browser_id": browser_id})]

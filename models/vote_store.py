@@ -134,6 +134,7 @@ def poisonous_votes(db: Database, batch: VoteBatch, now_us: int) -> list[int]:
 
     :raises DatabaseUnavailable:
     """
+
     def search(places: range) -> list[int]:
         part = VoteBatch(batch.batch_id, batch.node_id, tuple(batch.votes[place] for place in places))
         if not _fails(db, part, now_us):

@@ -203,22 +203,28 @@ def test_a_deadlock_is_unavailable_since_it_may_be_repeated(settings, shared_dat
     assert reasons == ["conflict"]
 
 
-@pytest.mark.parametrize(("statement", "reason"), [
-    ("SET TRANSACTION READ ONLY; CREATE TABLE never_made (a int)", "refused"),
-    ("SELECT * FROM a_table_that_a_later_version_has", "schema"),
-    ("SELECT a_column_that_a_later_version_has FROM polls", "schema"),
-])
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("SET TRANSACTION READ ONLY; CREATE TABLE never_made (a int)", "refused"),
+        ("SELECT * FROM a_table_that_a_later_version_has", "schema"),
+        ("SELECT a_column_that_a_later_version_has FROM polls", "schema"),
+    ],
+)
 def test_a_standby_or_an_older_schema_is_no_fault_of_the_data(shared_database, statement, reason):
     with unavailable_within(SOON_S, reason), shared_database.transaction():
         shared_database.execute(statement)
 
 
-@pytest.mark.parametrize(("statement", "error"), [
-    ("SELECT 99999999999999999999::bigint", peewee.DataError),
-    ("SELECT 1 / 0", peewee.DataError),
-    ("INSERT INTO tallies (poll_id, votes) VALUES (1, NULL)", peewee.IntegrityError),
-    ("SELEC 1", peewee.ProgrammingError),
-])
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("SELECT 99999999999999999999::bigint", peewee.DataError),
+        ("SELECT 1 / 0", peewee.DataError),
+        ("INSERT INTO tallies (poll_id, votes) VALUES (1, NULL)", peewee.IntegrityError),
+        ("SELEC 1", peewee.ProgrammingError),
+    ],
+)
 def test_faults_of_the_data_are_errors_of_their_own_and_leave_the_connection_usable(settings, statement, error):
     with opened(settings) as database:
         before = backend(database)
@@ -257,6 +263,7 @@ def backend(database: Database) -> int:
 
 def terminate(database: Database, pid: int) -> None:
     """End one server process and wait until it is gone. On a thread, since the calling one may be in a transaction."""
+
     def run() -> None:
         with database.transaction():
             database.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))

@@ -17,8 +17,15 @@ from tests.models.conftest import admin
 
 # What Postgres calls the type that a peewee field stands for.
 TYPES = {
-    "AUTO": "bigint", "BIGINT": "bigint", "SMALLINT": "smallint", "INT": "integer", "BOOL": "boolean", "TEXT": "text",
-    "UUID": "uuid", "TIMESTAMPTZ": "timestamp with time zone", "JSONB": "jsonb",
+    "AUTO": "bigint",
+    "BIGINT": "bigint",
+    "SMALLINT": "smallint",
+    "INT": "integer",
+    "BOOL": "boolean",
+    "TEXT": "text",
+    "UUID": "uuid",
+    "TIMESTAMPTZ": "timestamp with time zone",
+    "JSONB": "jsonb",
     "BIGINT GENERATED ALWAYS AS IDENTITY": "bigint",
 }
 
@@ -89,9 +96,7 @@ def test_two_deployments_at_once_apply_each_migration_once(blank):
 
 def test_the_models_say_what_the_tables_hold(settings):
     described = {
-        table._meta.table_name: {
-            field.column_name: (_type(field), field.null) for field in table._meta.sorted_fields
-        }
+        table._meta.table_name: {field.column_name: (_type(field), field.null) for field in table._meta.sorted_fields}
         for table in TABLES
     }
     assert described == columns(settings)

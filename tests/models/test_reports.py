@@ -2,14 +2,15 @@
 
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from models.audit_store import append
-from models.export_store import result_rows
+from models.export_store import read_page
 from models.participant_store import register
 from models.recount import Mismatch, recount, repair
 from models.wire.commands import AuditEntry
-from tests.models.given import open_poll, registration, rows, snapshot, store, totals, vote
+from tests.models.given import open_poll, registration, rows, snapshot, store, vote
 
 
 def at(us: int) -> datetime:
@@ -21,18 +22,13 @@ def test_the_export_has_one_row_per_voter_with_first_and_last_vote(database):
     register(database, [registration(here, 1, "Ada"), registration(here, 3, "Never voted")])
     store(database, vote(here, 1, 0, seq=2_000), vote(here, 2, 1, seq=2_100), vote(there, 7, 1))
     store(database, vote(here, 1, 2, seq=2_200))
-    chunks = list(result_rows(database, here, chunk=1))
-    assert chunks == [[("Ada", 2, at(2_000), at(2_200))], [(None, 1, at(2_100), at(2_100))]]
-
-
-def test_an_export_that_is_given_up_half_way_gives_its_connection_back(database):
-    here = open_poll(database).poll_id
-    store(database, vote(here, 1, 0), vote(here, 2, 0))
-    reading = result_rows(database, here, chunk=1)
-    next(reading)
-    reading.close()
-    assert database.connections_in_use() == 0
-    assert totals(database, here) == (2, 0, 0)
+    first = read_page(database, here, None, 1)
+    rest = read_page(database, here, first[-1].participant_id, 10)
+    assert [tuple(msgspec.structs.astuple(row)[1:]) for row in (*first, *rest)] == [
+        ("Ada", 2, 2_000, 2_200),
+        (None, 1, 2_100, 2_100),
+    ]
+    assert read_page(database, here, rest[-1].participant_id, 10) == ()
 
 
 @pytest.mark.proves("SC-002")
@@ -54,7 +50,7 @@ def test_the_recount_finds_a_wrong_tally_and_repair_mends_it(database):
 
 @pytest.mark.proves("FR-012")
 def test_audit_entries_are_kept_whole(database):
-    details = {"why": "bad \"token\" 🗳"}
+    details = {"why": 'bad "token" 🗳'}
     entry = AuditEntry(5_000, "auth_failed", "join-room", "refused", "ABCDEF", "p", "192.0.2.1", "c", details)
     append(database, [entry])
     append(database, [])

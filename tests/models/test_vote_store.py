@@ -105,7 +105,10 @@ def test_each_kind_of_refusal_is_told_by_place_and_stored(database):
         [(1, "invalid_option"), (2, "poll_not_found"), (3, "voting_not_open"), (4, "voting_not_open")]
     ]
     assert [rejection.error for rejection in stored.rejections[0]] == [
-        "Invalid option index", "Poll not found", "Voting is not open", "Voting is not open"
+        "Invalid option index",
+        "Poll not found",
+        "Voting is not open",
+        "Voting is not open",
     ]
     assert rows(database, "SELECT count(*) FROM rejected_votes") == [(4,)]
     assert totals(database, here) == (1, 0, 0)
@@ -252,7 +255,9 @@ def test_batches_are_counted_per_poll_and_node_rejected_ones_too(database):
         5_000,
     )
     assert rows(database, "SELECT poll_id, node_id, batches FROM poll_batches ORDER BY 1, 2") == [
-        (here, NODE, 2), (here, OTHER_NODE, 1), (there, NODE, 1)
+        (here, NODE, 2),
+        (here, OTHER_NODE, 1),
+        (there, NODE, 1),
     ]
 
 

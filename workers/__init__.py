@@ -1,0 +1,1 @@
+"""Workers: take commands from RabbitMQ, decide them in Postgres, publish what changed."""

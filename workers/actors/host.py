@@ -1,0 +1,99 @@
+"""Hosts' commands: polls, state changes; and what nodes report about a close."""
+
+import logging
+
+import redis
+
+from models import final_store, poll_store
+from models.wire.commands import ChangeState, ClaimHost, CreatePoll, NodeHeartbeat, PollFlushed
+from models.wire.notices import PollCreated, StateChanged
+from models.wire.polls import PollSnapshot
+from workers.actors import HOST_FIRST, WRITES, declare
+from workers.broker import CommandBroker
+from workers.clock import now_us
+from workers.database_gate import DatabaseGate
+from workers.metrics import WorkerMetrics
+from workers.notices import Notices
+from workers.requests import Requests
+from workers.results import ResultsPublisher
+from workers.rooms import Rooms
+
+log = logging.getLogger(__name__)
+
+
+class HostActors:
+    def __init__(
+        self,
+        gate: DatabaseGate,
+        rooms: Rooms,
+        results: ResultsPublisher,
+        notices: Notices,
+        requests: Requests,
+        metrics: WorkerMetrics,
+        *,
+        retention_days: int,
+    ) -> None:
+        self._gate = gate
+        self._rooms = rooms
+        self._results = results
+        self._notices = notices
+        self._requests = requests
+        self._metrics = metrics
+        self._retention_days = retention_days
+
+    def declare(self, broker: CommandBroker) -> None:
+        declare(broker, CreatePoll, self.create_poll, priority=HOST_FIRST)
+        declare(broker, ChangeState, self.change_state, priority=HOST_FIRST)
+        declare(broker, ClaimHost, self.claim_host, priority=WRITES)
+        declare(broker, PollFlushed, self.note_flush, priority=WRITES)
+        declare(broker, NodeHeartbeat, self.note_node, priority=WRITES)
+
+    def create_poll(self, command: CreatePoll) -> None:
+        """Store a poll, put its room into Redis and answer the node."""
+
+        def work() -> None:
+            poll = self._gate.call(
+                lambda db: poll_store.create_poll(db, command, retention_days=self._retention_days, now_us=now_us())
+            )
+            self._show(poll, new=True)
+            self._metrics.count("polls.created")
+            self._notices.answer(command.node_id, PollCreated(command.command_id, poll))
+
+        self._requests.serve(command.node_id, command.command_id, command.deadline_us, work)
+
+    def change_state(self, command: ChangeState) -> None:
+        """Apply a state change and tell every node, also when it changed nothing: that is the answer to a repeat.
+
+        Done only when RabbitMQ has the notice; the command comes again otherwise, and applying it again is harmless.
+        """
+        try:
+            change = self._gate.call(lambda db: poll_store.change_state(db, command, now_us()))
+        except poll_store.PollMissing:
+            self._notices.refuse(command.node_id, command.command_id, "poll_not_found", "Poll not found")
+            return
+        poll = change.poll
+        self._show(poll)
+        self._results.mark([poll.poll_id])
+        self._notices.tell_all_surely(StateChanged(command.command_id, poll, change.previous_state))
+        if change.changed:
+            self._metrics.count("states.changed")
+            log.info("poll_state_changed", extra={"poll_id": poll.poll_id, "state": poll.state.value})
+
+    def claim_host(self, command: ClaimHost) -> None:
+        self._gate.call(lambda db: poll_store.claim_host(db, command))
+        self._results.mark([command.poll_id])
+
+    def note_flush(self, report: PollFlushed) -> None:
+        self._gate.call(lambda db: final_store.note_flush(db, report))
+
+    def note_node(self, heartbeat: NodeHeartbeat) -> None:
+        self._gate.call(lambda db: final_store.note_node(db, heartbeat))
+
+    def _show(self, poll: PollSnapshot, *, new: bool = False) -> None:
+        """Into Redis at once. When Redis is away, the results publisher or the sweep does it later."""
+        try:
+            # A new poll has no nicknames that would have to be there first.
+            self._rooms.store([poll], create=new)
+        except redis.RedisError as error:
+            self._results.mark([poll.poll_id])
+            log.warning("room_not_shown", extra={"poll_id": poll.poll_id, "error": repr(error)})

@@ -1,0 +1,59 @@
+"""Votes: decide, commit, answer."""
+
+import logging
+
+import redis
+
+from models.wire import names
+from models.wire.commands import VoteBatch
+from models.wire.notices import BatchApplied, Rejection
+from workers.actors import HOST_FIRST, declare
+from workers.broker import CommandBroker
+from workers.clock import now_us
+from workers.fan_out import Emission, FanOut
+from workers.metrics import WorkerMetrics
+from workers.notices import Notices
+from workers.outbox import Unroutable
+from workers.vote_flusher import VoteFlusher
+
+log = logging.getLogger(__name__)
+
+
+class VoteActors:
+    def __init__(self, flusher: VoteFlusher, notices: Notices, fan_out: FanOut, metrics: WorkerMetrics) -> None:
+        self._flusher = flusher
+        self._notices = notices
+        self._fan_out = fan_out
+        self._metrics = metrics
+
+    def declare(self, broker: CommandBroker) -> None:
+        declare(broker, VoteBatch, self.store_votes, priority=HOST_FIRST)
+
+    def store_votes(self, batch: VoteBatch) -> None:
+        """Decide a batch and tell its node. A batch in which a vote was rejected is acked only after its voter's node
+        has the answer, or the voter was told through Redis."""
+        rejected = self._flusher.store(batch)
+        applied = BatchApplied(batch.batch_id, now_us(), rejected)
+        if not rejected:
+            self._notices.answer(batch.node_id, applied)
+            return
+        log.info("votes_rejected", extra={"votes": len(batch.votes), "rejected": len(rejected)})
+        try:
+            self._notices.answer_surely(batch.node_id, applied)
+        except Unroutable:
+            self._tell_voters(batch, rejected)
+
+    def _tell_voters(self, batch: VoteBatch, rejected: tuple[Rejection, ...]) -> None:
+        """Their node is gone; they are connected to another one by now, or to none."""
+        emissions = []
+        for rejection in rejected:
+            vote = batch.votes[rejection.index]
+            payload = {"optionIndex": vote.option_index, "error": rejection.error, "code": rejection.code}
+            emissions.append(Emission(names.VOTE_REJECTED, payload, names.participant_room(vote.participant_id)))
+        try:
+            self._fan_out.emit(emissions)
+        except redis.RedisError as error:
+            # The rejection itself is stored; only the message to somebody who may not even be there is lost.
+            log.warning("voters_not_told", extra={"votes": len(emissions), "error": repr(error)})
+        else:
+            self._metrics.count("votes.answered_late", len(emissions))

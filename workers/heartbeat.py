@@ -1,0 +1,76 @@
+"""Tells the nodes that this worker lives and what it knows of the database, also while the database hangs."""
+
+import time
+
+import redis
+
+from models.wire.notices import WorkerHeartbeat
+from workers.clock import now_us
+from workers.database_gate import DatabaseGate
+from workers.metrics import WorkerMetrics
+from workers.notices import Notices
+from workers.results import ResultsPublisher
+from workers.rooms import Rooms
+
+PROBE_EVERY_S = 1.0
+_HANGS_AFTER_S = 2.0
+
+
+class Probe:
+    """Asks the database on a thread of its own and remembers the answer."""
+
+    def __init__(self, gate: DatabaseGate, metrics: WorkerMetrics) -> None:
+        self._gate = gate
+        self._metrics = metrics
+        self._asked_at: float | None = None
+        self.database_ms = 0.0
+
+    def round(self) -> None:
+        """:raises DatabaseUnavailable: the breaker has counted it"""
+        self._asked_at = time.monotonic()
+        try:
+            self.database_ms = self._gate.call(lambda db: db.probe())
+        finally:
+            self._asked_at = None
+        self._metrics.timing_ms("database.probe_ms", self.database_ms)
+
+    def database(self) -> str:
+        """``connected`` or ``disconnected``. A question that stays unanswered opens the breaker at once."""
+        asked_at = self._asked_at
+        if asked_at is not None and time.monotonic() - asked_at > _HANGS_AFTER_S:
+            self._gate.breaker.trip()
+        return "connected" if self._gate.available else "disconnected"
+
+
+class Heartbeat:
+    """One WorkerHeartbeat to all nodes per round."""
+
+    def __init__(
+        self,
+        worker: str,
+        queues: tuple[str, ...],
+        probe: Probe,
+        rooms: Rooms,
+        results: ResultsPublisher,
+        notices: Notices,
+    ) -> None:
+        self._worker = worker
+        self._queues = queues
+        self._probe = probe
+        self._rooms = rooms
+        self._results = results
+        self._notices = notices
+
+    def round(self) -> None:
+        database = self._probe.database()
+        cache = "connected" if self._redis_answers() else "disconnected"
+        self._notices.tell_all(
+            WorkerHeartbeat(self._worker, now_us(), self._queues, database, self._probe.database_ms, cache)
+        )
+
+    def _redis_answers(self) -> bool:
+        try:
+            self._rooms.ping()
+        except redis.RedisError:
+            return False
+        return self._results.redis_ok

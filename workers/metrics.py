@@ -1,0 +1,67 @@
+"""Every metric of the workers, with what it means. Names must stand here before they are used."""
+
+from models.runtime.metrics import Metrics
+from models.runtime.settings import Settings
+
+COUNTERS = {
+    "votes.stored": "Votes written and committed, repeats included.",
+    "votes.rejected": "Votes decided not to count (late, unknown poll); a rise means clients vote after the close.",
+    "votes.poisoned": "Votes that the database refuses; each lies in the dead-letter queue. Any is worth a look.",
+    "votes.batches": "Vote batches applied.",
+    "votes.transactions": "Transactions that applied them; far below votes.batches means merging works.",
+    "votes.bisected": "Batches split to find a poison vote.",
+    "votes.answered_late": "Rejections sent to the voter through Redis, since the node that took the vote is gone.",
+    "registrations.stored": "Participants written.",
+    "registrations.conflicts": "Nicknames found taken when the participant was stored.",
+    "polls.created": "Polls stored.",
+    "states.changed": "State changes applied.",
+    "requests.refused": "Requests answered with `come back later`; a rise means the database or Redis is away.",
+    "requests.expired": "Requests dropped unapplied because their caller had stopped waiting.",
+    "messages.done": "Commands acked after they took effect.",
+    "messages.given_back": "Commands returned to their queue unharmed (outage longer than the hold, shutdown).",
+    "messages.stepped_aside": "Commands put behind others in this worker, because the database is away or a lane full.",
+    "messages.retried": "Commands that failed for a reason nobody expected; each has a traceback in the log.",
+    "messages.dead": "Commands moved to a dead-letter queue; scripts/dead-letters shows why.",
+    "messages.stale_acks": "Acks dropped because the channel that delivered the message is gone; it comes again.",
+    "database.unavailable": "Calls that failed because the database was away, slow beyond its deadline or restarting.",
+    "database.refused": "Calls refused by the open circuit breaker without asking the database.",
+    "database.breaker_opened": "How often the breaker opened.",
+    "notices.sent": "Notices handed to RabbitMQ.",
+    "notices.dropped": "Notices lost because the outbox was full or they grew too old; voters miss vote-recorded.",
+    "notices.unconfirmed": "Notices that had to be confirmed and were not in time; their command is tried again.",
+    "results.published": "Snapshots stored in Redis and emitted.",
+    "results.outdated": "Snapshots not published because a newer one was there already.",
+    "results.failed": "Publishing rounds that failed because Redis or the database was away; they are repeated.",
+    "results.overflow": "Changed polls not remembered because too many were waiting; the sweep finds them.",
+    "results.restored": "Rooms put back into an emptied Redis.",
+    "sweep.found": "Rooms whose publication had been lost, found by the sweep.",
+    "finals.settled": "Polls whose totals became final, or were corrected by a straggler.",
+    "finals.reminded": "Closed polls of which the nodes were told again, since a node has not reported its batches.",
+    "polls.expired": "Polls deleted because their time was over.",
+    "restores.not_cached": "Rooms and cookies answered to a node but not written to Redis, which is away.",
+    "periodic.failed": "Background rounds that failed unexpectedly; each has a traceback in the log.",
+}
+
+GAUGES = {
+    "votes.waiting": "Votes that this worker holds and has not committed; grows during an outage.",
+    "results.waiting": "Changed polls that wait to be published.",
+    "database.breaker_open": "1 while the breaker is open or on trial, else 0.",
+    "database.connections": "Connections in use; near pool_size means calls are about to wait.",
+    "outbox.waiting": "Notices that wait for RabbitMQ.",
+}
+
+TIMINGS_MS = {
+    "message.age_ms": "From the node's publish to the start of the actor: the backlog as people feel it.",
+    "message.run_ms": "How long the actor ran, outages included.",
+    "votes.merged": "Votes per transaction (a number, not milliseconds).",
+    "votes.transaction_ms": "Locking, writing and committing one merged set of votes.",
+    "database.probe_ms": "A SELECT 1, once a second.",
+    "results.round_ms": "Reading, storing and emitting all polls that changed within a tick.",
+}
+
+
+class WorkerMetrics(Metrics):
+    """This process's metrics; the names are those above."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings.metrics, "workers", settings.worker.name)

@@ -1,0 +1,187 @@
+"""What this process publishes by itself: one AMQP connection, owned by one thread."""
+
+import logging
+import queue
+import random
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import pika
+import pika.exceptions
+
+from models.runtime.settings import BrokerSettings
+from workers import topology
+from workers.connection import parameters
+from workers.metrics import WorkerMetrics
+
+log = logging.getLogger(__name__)
+
+_IDLE_S = 0.2  # an idle connection is serviced this often, so that heartbeats flow
+_TROUBLE = (pika.exceptions.AMQPError, OSError, AssertionError)
+
+
+class Unconfirmed(Exception):
+    """RabbitMQ did not confirm the message in time. It may have arrived all the same."""
+
+
+class Unroutable(Exception):
+    """Nobody has the queue that the message was for."""
+
+
+@dataclass(slots=True, eq=False)
+class _Letter:
+    exchange: str
+    routing_key: str
+    body: bytes
+    expires_at: float  # time.monotonic()
+    headers: dict[str, Any] | None = None
+    settled: Future[None] | None = None  # None: nobody waits for a confirm
+
+
+class Outbox:
+    """Publishes what other threads hand in. Bounded; reconnects by itself; closing sends what is still held."""
+
+    def __init__(self, settings: BrokerSettings, metrics: WorkerMetrics, name: str, *, capacity: int = 10_000) -> None:
+        self._parameters = parameters(settings, f"{name} outbox")
+        self._reconnect_max_s = settings.reconnect_max_s
+        self._timeout_s = settings.publish_timeout_s
+        self._metrics = metrics
+        self._letters: queue.Queue[_Letter] = queue.Queue(capacity)
+        self._closing = threading.Event()
+        self._connection: pika.BlockingConnection | None = None
+        self._plain: Any = None
+        self._confirming: Any = None
+        self._pause_s = 0.1
+        self._serviced_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        return self._letters.qsize()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, timeout_s: float = 3) -> None:
+        """Send what is held, for at most ``timeout_s`` seconds, then disconnect."""
+        self._closing.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def send(self, exchange: str, routing_key: str, body: bytes) -> None:
+        """Publish soon, without a promise: dropped and counted when the outbox is full or RabbitMQ stays away."""
+        self._put(_Letter(exchange, routing_key, body, time.monotonic() + self._timeout_s))
+
+    def send_confirmed(
+        self, exchange: str, routing_key: str, body: bytes, headers: dict[str, Any] | None = None
+    ) -> None:
+        """Publish, and return when RabbitMQ has it. Waits at most twice ``publish_timeout_s`` seconds.
+
+        A message to the default exchange is mandatory; one to a fan-out may reach nobody.
+
+        :raises Unconfirmed: safe to send again
+        :raises Unroutable: there is no such queue
+        """
+        settled: Future[None] = Future()
+        letter = _Letter(exchange, routing_key, body, time.monotonic() + self._timeout_s, headers, settled)
+        if not self._put(letter):
+            raise Unconfirmed("the outbox is full")
+        try:
+            settled.result(self._timeout_s * 2)
+        except TimeoutError:
+            self._metrics.count("notices.unconfirmed")
+            raise Unconfirmed("no confirm in time") from None
+
+    def _put(self, letter: _Letter) -> bool:
+        try:
+            self._letters.put_nowait(letter)
+        except queue.Full:
+            self._metrics.count("notices.dropped")
+            return False
+        return True
+
+    def _run(self) -> None:
+        while True:
+            try:
+                letter = self._letters.get(timeout=_IDLE_S)
+            except queue.Empty:
+                if self._closing.is_set():
+                    break
+                self._service()
+            else:
+                self._deliver(letter)
+        self._disconnect()
+
+    def _deliver(self, letter: _Letter) -> None:
+        """Publish one letter, over as many connections as it takes, until it expires."""
+        while True:
+            try:
+                self._publish(letter)
+                self._pause_s = 0.1
+                self._settle(letter, None)
+                return
+            except pika.exceptions.UnroutableError:
+                self._settle(letter, Unroutable(letter.routing_key))
+                return
+            except pika.exceptions.NackError as error:
+                self._settle(letter, Unconfirmed(repr(error)))
+                return
+            except _TROUBLE as error:
+                log.warning("outbox_trouble", extra={"error": repr(error)})
+                self._disconnect()
+            if time.monotonic() >= letter.expires_at or self._closing.is_set():
+                self._settle(letter, Unconfirmed("RabbitMQ is away"))
+                return
+            self._closing.wait(self._pause_s * random.uniform(0.5, 1.0))
+            self._pause_s = min(self._pause_s * 2, self._reconnect_max_s)
+
+    def _publish(self, letter: _Letter) -> None:
+        self._connect()
+        properties = pika.BasicProperties(
+            delivery_mode=2 if letter.settled else 1, content_type="application/json", headers=letter.headers
+        )
+        channel = self._confirming if letter.settled else self._plain
+        mandatory = letter.settled is not None and letter.exchange == ""
+        channel.basic_publish(letter.exchange, letter.routing_key, letter.body, properties, mandatory=mandatory)
+        self._metrics.count("notices.sent")
+        if time.monotonic() - self._serviced_at > 1:
+            self._service()
+
+    def _connect(self) -> None:
+        if self._connection is not None and self._connection.is_open:
+            return
+        self._connection = pika.BlockingConnection(self._parameters)
+        self._plain = self._connection.channel()
+        topology.declare(self._plain)
+        self._confirming = self._connection.channel()
+        self._confirming.confirm_delivery()
+
+    def _service(self) -> None:
+        self._serviced_at = time.monotonic()
+        try:
+            if self._connection is not None:
+                self._connection.process_data_events(0)
+        except _TROUBLE as error:
+            log.warning("outbox_trouble", extra={"error": repr(error)})
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        try:
+            if connection is not None and connection.is_open:
+                connection.close()
+        except _TROUBLE:
+            pass  # it is gone, which is what was asked for
+
+    def _settle(self, letter: _Letter, error: Exception | None) -> None:
+        if letter.settled is None:
+            if error is not None:
+                self._metrics.count("notices.dropped")
+        elif not letter.settled.done():
+            if error is None:
+                letter.settled.set_result(None)
+            else:
+                letter.settled.set_exception(error)

@@ -1,0 +1,163 @@
+"""What one worker process is made of, and the order in which it starts and stops."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import dramatiq
+from dramatiq.middleware import TimeLimit
+
+from models.database import open_database
+from models.runtime.settings import Settings
+from models.wire import names
+from workers.actors import Lane
+from workers.actors.audit import AuditActors
+from workers.actors.host import HostActors
+from workers.actors.members import MemberActors
+from workers.actors.votes import VoteActors
+from workers.broker import CommandBroker
+from workers.cache import open_redis
+from workers.database_gate import DatabaseGate
+from workers.dead_letters import DeadLetters
+from workers.encoder import CommandEncoder
+from workers.fan_out import FanOut
+from workers.finals import Finals
+from workers.heartbeat import PROBE_EVERY_S, Heartbeat, Probe
+from workers.housekeeping import Housekeeping
+from workers.metrics import WorkerMetrics
+from workers.middleware import Context, Lifecycle, SafeRetries
+from workers.notices import Notices
+from workers.outbox import Outbox
+from workers.periodic import Periodic
+from workers.requests import Requests
+from workers.results import ResultsPublisher
+from workers.rooms import Rooms
+from workers.sweep import Sweep
+from workers.vote_flusher import VoteFlusher
+
+log = logging.getLogger(__name__)
+
+# What each kind of worker process takes. Votes have processes of their own, so that they never delay a host.
+ROLES = {
+    "votes": (names.VOTES_QUEUE,),
+    "host": (names.HOST_QUEUE, names.MEMBERS_QUEUE, names.AUDIT_QUEUE),
+}
+
+# An actor that waits out an outage answers by itself; this ends one that does not.
+_BEYOND_HOLD_S = 60
+
+
+@dataclass(frozen=True)
+class _Part:
+    name: str
+    start: Callable[[], None]
+    close: Callable[[], None]
+
+
+class WorkerProcess:
+    """Builds everything for one role, without connecting; ``start`` and ``stop`` run the background threads."""
+
+    def __init__(self, settings: Settings, role: str) -> None:
+        self.settings = settings
+        self.role = role
+        self._parts: list[_Part] = []
+        self.metrics = WorkerMetrics(settings)
+        name = f"{settings.worker.name} {role}"
+        self.gate = DatabaseGate(open_database(settings.database, name), self.metrics)
+        client = open_redis(settings.redis)
+        self.rooms = Rooms(client, settings.redis.room_ttl_s)
+        self.fan_out = FanOut(client)
+        self.outbox = Outbox(settings.broker, self.metrics, name)
+        self.notices = Notices(self.outbox)
+        self.dead_letters = DeadLetters(self.outbox, self.metrics)
+        self.results = ResultsPublisher(self.gate, self.rooms, self.fan_out, self.metrics, settings.worker.tick_s)
+        self.broker = self._open_broker()
+        # In order of dependence: what is listed last stops first.
+        self._part("outbox", self.outbox.start, self.outbox.close)
+        self._part("results", self.results.start, self.results.close)
+        self._add_background()
+        if role == "votes":
+            self._add_votes()
+        else:
+            self._add_host()
+
+    def start(self) -> None:
+        for part in self._parts:
+            part.start()
+        log.info("worker_started", extra={"role": self.role, "queues": ",".join(ROLES[self.role])})
+
+    def stop(self) -> None:
+        """In reverse order: whoever stores stops before the results, and the results before the outbox."""
+        for part in reversed(self._parts):
+            part.close()
+        self.gate.close()
+        self.metrics.flush()
+        log.info("worker_stopped", extra={"role": self.role})
+
+    def _open_broker(self) -> CommandBroker:
+        hold_s = self.settings.worker.outage_hold_s
+        middleware = [
+            Lifecycle(self.start, self.stop),
+            Context(self.metrics),
+            TimeLimit(time_limit=(hold_s + self.settings.database.call_deadline_s + _BEYOND_HOLD_S) * 1000),
+            SafeRetries(self.metrics),
+        ]
+        dramatiq.set_encoder(CommandEncoder())
+        broker = CommandBroker(self.settings, middleware, self.dead_letters, self.metrics)
+        dramatiq.set_broker(broker)
+        return broker
+
+    def _add_votes(self) -> None:
+        self.vote_flusher = flusher = VoteFlusher(
+            self.settings.worker, self.gate, self.dead_letters, self.metrics, self.results.mark, self.broker.stopping
+        )
+        VoteActors(flusher, self.notices, self.fan_out, self.metrics).declare(self.broker)
+        self._part("vote-flusher", flusher.start, flusher.close)
+
+    def _add_host(self) -> None:
+        settings = self.settings
+        requests = Requests(self.notices, self.metrics)
+        # Joins and reports never take the last two threads: those are the hosts'.
+        lane = Lane(settings.worker.threads - 2)
+        members = MemberActors(
+            settings.worker, self.gate, self.rooms, self.notices, requests, self.metrics, self.broker.stopping
+        )
+        host = HostActors(
+            self.gate, self.rooms, self.results, self.notices, requests, self.metrics,
+            retention_days=settings.poll.retention_days,
+        )  # fmt: skip
+        host.declare(self.broker)
+        members.declare(self.broker, lane)
+        AuditActors(self.gate).declare(self.broker, lane)
+        self._part("registrations", members.start, members.close)
+        finals = Finals(settings, self.gate, self.results, self.notices, self.metrics)
+        self._periodic("finals", Finals.EVERY_S, finals.round)
+        housekeeping = Housekeeping(self.gate, self.metrics)
+        self._periodic("housekeeping", Housekeeping.EVERY_S, housekeeping.round)
+
+    def _add_background(self) -> None:
+        settings = self.settings.worker
+        probe = Probe(self.gate, self.metrics)
+        # One name per process, not per instance: a worker's two roles report separately.
+        heartbeat = Heartbeat(
+            f"{settings.name}/{self.role}", ROLES[self.role], probe, self.rooms, self.results, self.notices
+        )
+        sweep = Sweep(self.gate, self.rooms, self.results, self.metrics, settings.sweep_s)
+        self._periodic("probe", PROBE_EVERY_S, probe.round)
+        self._periodic("heartbeat", settings.heartbeat_s, heartbeat.round)
+        self._periodic("sweep", settings.sweep_s, sweep.round)
+        self._periodic("metrics", self.settings.metrics.flush_s, self._report)
+
+    def _report(self) -> None:
+        self.metrics.gauge("results.waiting", self.results.waiting)
+        self.metrics.gauge("outbox.waiting", self.outbox.waiting)
+        self.metrics.gauge("database.breaker_open", int(not self.gate.available))
+        self.metrics.gauge("database.connections", self.gate.connections_in_use)
+        self.metrics.flush()
+
+    def _periodic(self, name: str, every_s: float, round_: Callable[[], None]) -> None:
+        periodic = Periodic(name, every_s, round_, self.metrics)
+        self._part(name, periodic.start, periodic.close)
+
+    def _part(self, name: str, start: Callable[[], None], close: Callable[[], None]) -> None:
+        self._parts.append(_Part(name, start, close))

@@ -1,0 +1,110 @@
+"""Rooms in Redis: snapshots with compare-and-set, nicknames, browsers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from uuid import UUID
+
+import msgspec
+import redis
+
+from models.wire import names
+from models.wire.polls import BrowserRole, PollSnapshot
+
+_NICKNAMES_OUTLIVE_S = 86_400  # so that a room never stands there without its nicknames
+
+# KEYS: room, nicknames. ARGV: version, snapshot, state_changed_at_us, ttl_s, nicknames' ttl_s, may create (1 or 0).
+# Versions are microseconds and stay exact in Lua's doubles until the year 2255.
+_STORE = """
+local known = redis.call('HGET', KEYS[1], 'version')
+if not known and ARGV[6] == '0' then return -2 end
+if known and tonumber(known) > tonumber(ARGV[1]) then return -1 end
+redis.call('HSET', KEYS[1], 'version', ARGV[1], 'snapshot', ARGV[2])
+local closing = redis.call('HGET', KEYS[1], 'closing_us')
+if closing and tonumber(ARGV[3]) >= tonumber(closing) then redis.call('HDEL', KEYS[1], 'closing_us') end
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+redis.call('EXPIRE', KEYS[2], ARGV[5])
+return 1
+"""
+
+
+class Outcome(IntEnum):
+    """What became of a snapshot: stored, older than what is there, or its room isn't in Redis."""
+
+    STORED = 1
+    OUTDATED = -1
+    MISSING = -2
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRoom:
+    outcome: Outcome
+    present: int  # distinct participants connected
+
+
+class Rooms:
+    """Writes rooms. Every method raises redis.RedisError when Redis is away; all are safe to repeat."""
+
+    def __init__(self, client: redis.Redis, ttl_s: int) -> None:
+        self._redis = client
+        self._ttl_s = ttl_s
+        self._store = client.register_script(_STORE)
+
+    def store(self, polls: Sequence[PollSnapshot], *, create: bool = False) -> list[StoredRoom]:
+        """Store snapshots unless newer ones are there, in one round trip.
+
+        ``create`` only when the room's nicknames are in Redis: that a room is there says that it is complete.
+        """
+        pipe = self._redis.pipeline(transaction=False)
+        for poll in polls:
+            code = poll.room_code
+            self._store(
+                keys=[names.room_key(code), names.nicknames_key(code)],
+                args=[
+                    poll.version,
+                    msgspec.json.encode(poll),
+                    poll.state_changed_at_us,
+                    self._ttl_s,
+                    self._ttl_s + _NICKNAMES_OUTLIVE_S,
+                    int(create),
+                ],
+                client=pipe,
+            )
+            pipe.hlen(names.present_key(code))
+        answers = pipe.execute()
+        pairs = zip(answers[::2], answers[1::2], strict=True)
+        return [StoredRoom(Outcome(outcome), present) for outcome, present in pairs]
+
+    def restore(self, poll: PollSnapshot, nicknames: Iterable[Sequence[tuple[str, UUID]]]) -> StoredRoom:
+        """Put a whole room back: nicknames in chunks, the snapshot last. What is there already stays."""
+        key = names.nicknames_key(poll.room_code)
+        for chunk in nicknames:
+            pipe = self._redis.pipeline(transaction=False)
+            for nickname_key, participant_id in chunk:
+                pipe.hsetnx(key, nickname_key, participant_id.hex)
+            pipe.execute()
+        return self.store([poll], create=True)[0]
+
+    def versions(self, room_codes: Sequence[str]) -> list[int | None]:
+        """The versions that Redis has; None for a room that is missing."""
+        pipe = self._redis.pipeline(transaction=False)
+        for code in room_codes:
+            pipe.hget(names.room_key(code), "version")
+        return [None if version is None else int(version) for version in pipe.execute()]
+
+    def restore_browser(self, browser_id: UUID, roles: Sequence[BrowserRole]) -> None:
+        """Write what a cookie stands for, with a marker so that "nothing" is remembered too. Newer roles stay."""
+        key = names.browser_key(browser_id)
+        pipe = self._redis.pipeline(transaction=False)
+        for role in roles:
+            pipe.hsetnx(key, names.browser_field(role.room_code, role.participant_id), msgspec.json.encode(role))
+        pipe.hsetnx(key, names.BROWSER_COMPLETE, "")
+        pipe.expire(key, self._ttl_s)
+        pipe.execute()
+
+    def take_turn(self, name: str, for_s: float) -> bool:
+        """True for one caller among all workers, until ``for_s`` seconds are over."""
+        return bool(self._redis.set(f"turn:{name}", 1, nx=True, px=max(1, int(for_s * 1000))))
+
+    def ping(self) -> None:
+        self._redis.ping()

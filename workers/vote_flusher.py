@@ -1,0 +1,111 @@
+"""Stores vote batches, merged; sets votes aside that the database refuses for their own sake."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from uuid import uuid5
+
+import msgspec
+
+from models import vote_store
+from models.runtime.settings import WorkerSettings
+from models.wire.commands import VoteBatch
+from models.wire.envelope import Envelope, wrap
+from models.wire.notices import Rejection
+from workers.clock import now_us
+from workers.database_gate import DatabaseGate
+from workers.dead_letters import DeadLetters
+from workers.errors import GiveBack, NeverValid
+from workers.group_commit import GroupCommit
+from workers.metrics import WorkerMetrics
+
+log = logging.getLogger(__name__)
+
+_NOT_STORABLE = "not_storable"
+_NOT_STORABLE_TEXT = "Your vote could not be stored"
+
+
+class VoteFlusher:
+    """Group commit for votes. ``on_changed(poll_ids)`` is told after each commit."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        gate: DatabaseGate,
+        dead_letters: DeadLetters,
+        metrics: WorkerMetrics,
+        on_changed: Callable[[Sequence[int]], None],
+        stopping: threading.Event,
+    ) -> None:
+        self._gate = gate
+        self._dead_letters = dead_letters
+        self._metrics = metrics
+        self._on_changed = on_changed
+        self._commit: GroupCommit[VoteBatch, tuple[Rejection, ...]] = GroupCommit(
+            "vote-flusher",
+            self._store,
+            weigh=lambda batch: len(batch.votes),
+            most=settings.merge_votes,
+            hold_s=settings.outage_hold_s,
+            stopping=stopping,
+            on_waiting=lambda votes: metrics.gauge("votes.waiting", votes),
+        )
+        self.start = self._commit.start
+        self.close = self._commit.close
+
+    def store(self, batch: VoteBatch) -> tuple[Rejection, ...]:
+        """Decide a batch; returning means committed. Its rejections, by place in the batch.
+
+        :raises GiveBack: not known to be stored; the batch must come again
+        :raises NeverValid: no part of it can be stored
+        :raises DatabaseUnavailable: likewise
+        :raises Unconfirmed, Unroutable: a poison vote could not be put into safety; the batch must come again
+        """
+        try:
+            return self._commit.submit(batch)
+        except GiveBack:
+            raise
+        except Exception as error:
+            # Not the database's absence, which the group commit waits out: something about this very batch.
+            return self._without_poison(batch, error)
+
+    def _store(self, batches: Sequence[VoteBatch]) -> list[tuple[Rejection, ...]]:
+        started = time.monotonic()
+        stored = self._gate.call(lambda db: vote_store.store_batches(db, batches, now_us()))
+        self._on_changed(stored.changed_polls)
+        votes = sum(len(batch.votes) for batch in batches)
+        rejected = sum(map(len, stored.rejections))
+        self._metrics.timing_ms("votes.transaction_ms", (time.monotonic() - started) * 1000)
+        self._metrics.timing_ms("votes.merged", votes)
+        self._metrics.count("votes.transactions")
+        self._metrics.count("votes.batches", len(batches))
+        self._metrics.count("votes.stored", votes - rejected)
+        self._metrics.count("votes.rejected", rejected)
+        return stored.rejections
+
+    def _without_poison(self, batch: VoteBatch, error: Exception) -> tuple[Rejection, ...]:
+        """Bury the votes that make the batch fail, then store it once, as a whole, without them."""
+        self._metrics.count("votes.bisected")
+        places = self._gate.call(lambda db: vote_store.poisonous_votes(db, batch, now_us()))
+        if not places:
+            raise NeverValid(_NOT_STORABLE, error)
+        for place in places:
+            self._bury(batch, place, error)
+        poison = set(places)
+        kept = [place for place in range(len(batch.votes)) if place not in poison]
+        rest = VoteBatch(batch.batch_id, batch.node_id, tuple(batch.votes[place] for place in kept), batch.format)
+        refused = self._commit.submit(rest) if kept else ()
+        rejected = [msgspec.structs.replace(one, index=kept[one.index]) for one in refused]
+        rejected += [Rejection(place, _NOT_STORABLE, _NOT_STORABLE_TEXT) for place in places]
+        return tuple(sorted(rejected, key=lambda rejection: rejection.index))
+
+    def _bury(self, batch: VoteBatch, place: int, error: Exception) -> None:
+        """One vote as a batch of its own. Its id follows from the old one, so that burying it twice shows."""
+        single = VoteBatch(uuid5(batch.batch_id, str(place)), batch.node_id, (batch.votes[place],))
+        queue, body = wrap(single)
+        envelope = msgspec.json.decode(body, type=Envelope)
+        origin = {"original_batch_id": str(batch.batch_id), "original_index": place}
+        body = msgspec.json.encode(msgspec.structs.replace(envelope, options=origin))
+        self._dead_letters.bury(queue, body, _NOT_STORABLE, error)
+        self._metrics.count("votes.poisoned")
