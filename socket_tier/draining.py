@@ -8,7 +8,8 @@ from socket_tier.app import Node
 log = logging.getLogger(__name__)
 
 _BALANCER_NOTICE_S = 1.2  # two failed checks half a second apart, see the balancer's configuration
-_SPREAD_S = 2.0
+_SPREAD_MAX_S = 2.0
+_SOCKETS_PER_S = 2000  # what the remaining nodes take without a queue
 
 
 async def drain(node: Node) -> None:
@@ -32,9 +33,10 @@ async def _close_sockets(node: Node) -> None:
     sockets = list(node.server.eio.sockets)
     loop = asyncio.get_running_loop()
     started = loop.time()
+    spread_s = min(_SPREAD_MAX_S, len(sockets) / _SOCKETS_PER_S)
     for position, eio_sid in enumerate(sockets, 1):
         node.server.go_away(eio_sid)
-        ahead_s = started + position * _SPREAD_S / len(sockets) - loop.time()
+        ahead_s = started + position * spread_s / len(sockets) - loop.time()
         if ahead_s > 0:
             await asyncio.sleep(ahead_s)
     log.info("node_drained", extra={"sockets": len(sockets)})

@@ -81,7 +81,11 @@ class Joining:
         reconnected = identity is not None
         if identity is None:
             self._shedding.newcomer()
-            identity = await self._register(session, room, request.nickname, key)
+            try:
+                identity = await self._register(session, room, request.nickname, key)
+            except NicknameTaken:
+                identity = await self._from_another_tab(session, room, key)
+                reconnected = True
         member = await self.enter(session, room, identity.participant_id, identity.nickname)
         await self._sockets.leave_tentative(session, room.code)
         if reconnected:
@@ -151,6 +155,21 @@ class Joining:
                 return _Identity(role.participant_id, role.nickname)
         return None
 
+    async def _from_another_tab(self, session: Session, room: Room, key: str) -> _Identity:
+        """A tab of the same browser may have taken the nickname after this one connected.
+
+        :raises Invalid: it is somebody else's
+        """
+        if session.browser_id is not None:
+            try:
+                session.roles = await self._cache.browser_roles(session.browser_id) or session.roles
+            except CacheUnavailable:
+                log.info("browser_roles_not_read")
+            identity = self._from_cookie(session, room, key)
+            if identity is not None:
+                return identity
+        raise Invalid("Nickname already taken", "nickname_taken", status=409)
+
     async def _register(self, session: Session, room: Room, nickname: str, key: str) -> _Identity:
         participant_id = uuid7()
         limit = self._settings.room.max_participants
@@ -160,8 +179,6 @@ class Joining:
             except RoomNotCached:
                 await self._rooms.restore(room.code)
                 await self._cache.take_nickname(room.code, key, participant_id, limit)
-        except NicknameTaken:
-            raise Invalid("Nickname already taken", "nickname_taken", status=409) from None
         except RoomFull:
             raise Invalid("Room is full", "room_full", status=409) from None
         except RoomNotCached:

@@ -102,15 +102,20 @@ class Rest:
         """:raises Refused:"""
         self._limits.request(request["address"])
         code = payloads.room_code(request.match_info["code"])
+        stale = self._workers.database_away()
         try:
             cached = await self._cache.room(code)
         except CacheUnavailable:
-            cached = None
-        if cached is None:
+            cached, stale = None, True
+        if cached is not None:
+            room = self._rooms.add(cached.poll, cached.closing_us)
+            room.participant_count = cached.participant_count
+        else:
             room = await self._rooms.find(code)
-            return json_response(_both(room.poll, room.participant_count, room))
-        room = self._rooms.add(cached.poll, cached.closing_us)
-        return json_response(_both(cached.poll, cached.participant_count, room))
+        body = _both(room.poll, room.participant_count, room)
+        if stale:
+            body["stale"] = True  # the totals may lag behind until the database or Redis is back
+        return json_response(body)
 
     async def change_state(self, request: web.Request) -> web.Response:
         """:raises Refused:"""

@@ -1,5 +1,7 @@
 """Connection parameters for pika's blocking connections."""
 
+import random
+
 import pika
 
 from models.runtime.settings import BrokerSettings
@@ -7,9 +9,17 @@ from models.runtime.settings import BrokerSettings
 CONNECT_DEADLINE_S = 5
 
 
-def parameters(settings: BrokerSettings, name: str) -> pika.URLParameters:
-    """Parameters under which every call ends: a broker that hangs or blocks makes it fail within seconds."""
-    found = pika.URLParameters(settings.url)
+def parameters(settings: BrokerSettings, name: str) -> list[pika.URLParameters]:
+    """Parameters under which every call ends: a broker that hangs or blocks makes it fail within seconds.
+
+    One for each broker of a cluster, to be tried one after another; their order spreads the processes over them.
+    """
+    urls = settings.urls
+    return [_parameters(url, settings, name) for url in random.sample(urls, len(urls))]
+
+
+def _parameters(url: str, settings: BrokerSettings, name: str) -> pika.URLParameters:
+    found = pika.URLParameters(url)
     found.heartbeat = settings.heartbeat_s
     found.socket_timeout = found.stack_timeout = CONNECT_DEADLINE_S
     found.blocked_connection_timeout = settings.publish_timeout_s

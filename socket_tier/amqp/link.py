@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,8 @@ class Link:
         self._gone = asyncio.Event()
         self._closing = False
         self._up = False
+        # The brokers of a cluster, the next one to try first; their order spreads the nodes over them.
+        self._urls = deque(random.sample(settings.urls, len(settings.urls)))
 
     @property
     def up(self) -> bool:
@@ -84,7 +87,8 @@ class Link:
         opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._gone = asyncio.Event()
         self.blocked = False
-        parameters = pika.URLParameters(self._settings.url)
+        parameters = pika.URLParameters(self._urls[0])
+        self._urls.rotate(-1)
         parameters.heartbeat = self._settings.heartbeat_s
         parameters.socket_timeout = parameters.stack_timeout = CONNECT_DEADLINE_S
         parameters.client_properties = {"connection_name": f"votemill {self.name}"}

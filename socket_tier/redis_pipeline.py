@@ -1,0 +1,120 @@
+"""Redis calls of one node, sent together: what is asked while one round trip is under way goes with the next."""
+
+import asyncio
+import hashlib
+import time
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, RedisError
+
+from models.runtime.settings import RedisSettings
+from socket_tier.metrics import NodeMetrics
+from socket_tier.refusals import CacheUnavailable
+
+_PER_ROUND = 500
+_MOST_WAITING = 20_000
+# A hung Redis costs a time-out a round: with a pause after a failure it costs few, and the heartbeat probes.
+_PAUSE_AFTER_FAILURE_S = 0.5
+
+
+class Script:
+    """A Lua script, known to Redis by its digest."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+class _Call(NamedTuple):
+    command: tuple[Any, ...]
+    script: Script | None
+    answer: asyncio.Future[Any]
+
+
+class RedisPipeline:
+    """One round trip at a time, up to ``_PER_ROUND`` calls each.
+
+    A round has a deadline that also holds when Redis hangs in mid-answer. After a failure calls fail at once for a
+    moment, so that nobody queues behind a server that is away.
+    """
+
+    def __init__(self, settings: RedisSettings, metrics: NodeMetrics) -> None:
+        self._metrics = metrics
+        self._deadline_s = settings.timeout_s * 2
+        self._redis: Redis = Redis.from_url(
+            settings.url, socket_timeout=settings.timeout_s, socket_connect_timeout=settings.timeout_s
+        )
+        self._waiting: list[_Call] = []
+        self._rounds: asyncio.Task[None] | None = None
+        self._closed_until = 0.0
+
+    async def call(self, *command: Any, script: Script | None = None) -> Any:
+        """The answer to one command; for a script ``command`` is the number of keys, the keys and the arguments.
+
+        :raises CacheUnavailable: Redis is away, hung or refused the command
+        """
+        if time.monotonic() < self._closed_until or len(self._waiting) >= _MOST_WAITING:
+            raise CacheUnavailable()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append(_Call(command, script, answer))
+        if self._rounds is None:
+            self._rounds = loop.create_task(self._run(), name="redis-rounds")
+        return await answer
+
+    async def close(self) -> None:
+        if self._rounds is not None:
+            await self._rounds
+        await self._redis.aclose()
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                calls, self._waiting = self._waiting[:_PER_ROUND], self._waiting[_PER_ROUND:]
+                try:
+                    await self._round(calls)
+                except (RedisError, OSError, TimeoutError) as error:
+                    self._failed(calls, error)
+        finally:
+            self._rounds = None
+
+    async def _round(self, calls: list[_Call]) -> None:
+        async with asyncio.timeout(self._deadline_s):
+            answers = await self._execute(calls)
+            # Redis forgets scripts when it restarts. They are idempotent, and those that ran are not run again.
+            unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            if unknown:
+                for source in {call.script.source for call in calls if call.script is not None}:
+                    await self._redis.script_load(source)
+                again = await self._execute([calls[i] for i in unknown])
+                for i, answer in zip(unknown, again, strict=True):
+                    answers[i] = answer
+        for call, answer in zip(calls, answers, strict=True):
+            if call.answer.done():
+                continue
+            if isinstance(answer, RedisError):
+                self._metrics.count("cache.failed")
+                call.answer.set_exception(CacheUnavailable())
+            else:
+                call.answer.set_result(answer)
+
+    async def _execute(self, calls: list[_Call]) -> list[Any]:
+        pipe = self._redis.pipeline(transaction=False)
+        for call in calls:
+            if call.script is None:
+                pipe.execute_command(*call.command)
+            else:
+                pipe.execute_command("EVALSHA", call.script.digest, *call.command)
+        return await pipe.execute(raise_on_error=False)
+
+    def _failed(self, calls: list[_Call], error: BaseException) -> None:
+        self._closed_until = time.monotonic() + _PAUSE_AFTER_FAILURE_S
+        failed, self._waiting = [*calls, *self._waiting], []
+        self._metrics.count("cache.failed", len(failed))
+        for call in failed:
+            if not call.answer.done():
+                refusal = CacheUnavailable()
+                refusal.__cause__ = error
+                call.answer.set_exception(refusal)
+                call.answer.exception()  # read once here: a caller that went away is no error

@@ -1,0 +1,135 @@
+"""Votes through the real actor: merged, answered, and none lost for another's sake."""
+
+import json
+
+import msgspec
+import pytest
+
+from models.wire import names
+from models.wire.commands import CastVote, VoteBatch
+from models.wire.notices import BatchApplied
+from tests.workers import given
+from tests.workers.conftest import eventually
+from workers import outbox
+
+HUGE = 2**63  # one more than a bigint can hold
+
+
+@pytest.mark.proves("FR-002")
+def test_a_batch_is_counted_and_its_node_is_told_after_the_commit(start, amqp, node, database):
+    poll = given.open_poll(database)
+    start("votes")
+    batch = given.votes(poll, 3, node.id)
+    amqp.send(batch)
+    applied = node.hears(BatchApplied)
+    assert (applied.batch_id, applied.rejected) == (batch.batch_id, ())
+    assert given.stored(database, poll).votes == (3, 0, 0)
+
+
+@pytest.mark.proves("SC-002")
+def test_a_batch_delivered_twice_counts_once_and_is_answered_twice(start, amqp, node, database):
+    poll = given.open_poll(database)
+    start("votes")
+    batch = given.votes(poll, 3, node.id)
+    amqp.send(batch)
+    amqp.send(batch)
+    assert [node.hears(BatchApplied).rejected for _ in range(2)] == [(), ()]
+    assert given.stored(database, poll).votes == (3, 0, 0)
+
+
+def test_batches_that_wait_together_are_stored_in_one_transaction(start, amqp, queues, node, database):
+    # Given a backlog
+    poll = given.open_poll(database)
+    for _ in range(60):
+        amqp.send(given.votes(poll, 5, node.id))
+    # When it is worked off
+    start("votes")
+    eventually(lambda: given.stored(database, poll).votes == (300, 0, 0))
+    # Then transactions were far fewer than batches
+    with database.transaction():
+        (ids,) = database.execute(
+            "SELECT count(DISTINCT xmin::text) FROM applied_batches WHERE node_id = %s", (node.id,)
+        ).fetchone()
+    assert ids <= 40
+
+
+@pytest.mark.parametrize("place", [0, 250, 499])
+def test_one_poison_vote_costs_none_of_the_other_499(start, amqp, queues, node, database, place):
+    # Given a batch with one vote that the database can't hold
+    poll = given.open_poll(database)
+    votes = list(given.votes(poll, 500, node.id).votes)
+    votes[place] = CastVote(poll.poll_id, given.uuid4(), 0, given.now_us(), HUGE)
+    votes[10] = msgspec.structs.replace(votes[10], option_index=9)
+    batch = VoteBatch(given.uuid4(), node.id, tuple(votes))
+    start("votes")
+    amqp.send(batch)
+    # Then its voter and the one with the invalid option are told, each by its place in the batch
+    rejected = node.hears(BatchApplied).rejected
+    assert {(one.index, one.code) for one in rejected} == {(place, "not_storable"), (10, "invalid_option")}
+    # And the others are counted
+    assert given.stored(database, poll).votes == (498, 0, 0)
+    # And the vote lies in the dead-letter queue, by itself, with its reason and where it came from
+    headers, body = amqp.take(f"{queues['votes']}.dead")
+    message = json.loads(body)
+    assert headers["reason"] == "not_storable"
+    assert message["options"] == {"original_batch_id": str(batch.batch_id), "original_index": place}
+    assert msgspec.convert(message["args"][0], VoteBatch).votes == (votes[place],)
+    assert amqp.is_empty(queues["votes"])
+
+
+def test_a_rejected_voter_is_told_through_redis_when_the_node_is_gone(start, amqp, cache, database):
+    poll = given.open_poll(database)
+    listener = cache.pubsub()
+    listener.subscribe(names.FANOUT_CHANNEL)
+    eventually(lambda: listener.get_message(timeout=0.1))
+    start("votes")
+    late = given.vote(poll, option=9)
+    amqp.send(VoteBatch(given.uuid4(), given.uuid4(), (late,)))
+
+    def rejected():
+        message = json.loads((listener.get_message(timeout=0.1) or {"data": "{}"})["data"])
+        return message if message.get("event") == names.VOTE_REJECTED else None
+
+    message = eventually(rejected)
+    assert message["room"] == names.participant_room(late.participant_id)
+    assert message["data"] == [{"optionIndex": 9, "error": "Invalid option index", "code": "invalid_option"}]
+    listener.close()
+
+
+@pytest.mark.proves("FR-035", "FR-036", "FR-041")
+def test_votes_wait_out_a_database_that_is_away(start, amqp, queues, node, database, no_database):
+    poll = given.open_poll(database)
+    process = start("votes")
+    no_database(True)
+    for _ in range(30):
+        amqp.send(given.votes(poll, 5, node.id))
+    eventually(lambda: process.gate.breaker.state != "closed")
+    no_database(False)
+    for _ in range(30):
+        assert node.hears(BatchApplied).rejected == ()
+    assert given.stored(database, poll).votes == (150, 0, 0)
+    assert amqp.is_empty(f"{queues['votes']}.dead")
+
+
+def test_a_worker_that_stops_during_an_outage_gives_its_votes_back(start, amqp, queues, node, database, no_database):
+    # Given a worker that holds votes while the database is away
+    poll = given.open_poll(database)
+    stopped = start("votes")
+    no_database(True)
+    amqp.send(given.votes(poll, 5, node.id))
+    eventually(lambda: stopped.gate.breaker.state != "closed")
+    # When it stops, and the database returns
+    stopped.broker.stopping.set()
+    eventually(lambda: stopped.metrics._counts["messages.given_back"])
+    no_database(False)
+    # Then the votes are counted by whoever takes them next
+    assert node.hears(BatchApplied).rejected == ()
+    assert given.stored(database, poll).votes == (5, 0, 0)
+
+
+def test_the_outbox_reports_a_message_that_nobody_receives(start):
+    process = start("votes")
+    with pytest.raises(outbox.Unroutable):
+        process.outbox.send_confirmed("", "node.that-is-gone", b"{}")
+    # And the connection lives on
+    process.outbox.send_confirmed(names.NODES_EXCHANGE, "", b'{"type":"Unknown"}')
