@@ -85,7 +85,7 @@ class Node:
         # Redis
         self.cache = Cache(settings.redis, self.metrics)
         self.fanout = Fanout(settings.redis, self.metrics, route=self._route, on_hearing=self._on_hearing)
-        self.ticker = Ticker(settings.room.tick_s, self._deliver_results, self.metrics)
+        self.ticker = Ticker(self._tick_s, self._deliver_results, self.metrics)
         self.rooms = Rooms(self.cache, self.commands, self.node_id, settings.room, self.metrics)
         self.choices = Choices(self.cache, self.commands, self.node_id)
         self.presence = Presence(
@@ -308,6 +308,12 @@ class Node:
                 return True
             self.presence.heard_count(code, payload["count"])
         return False
+
+    def _tick_s(self, room_code: str) -> float:
+        """Longer for very large rooms: a broadcast costs as much as the room has members here."""
+        room = self.rooms.known(room_code)
+        members = len(room.sids) if room is not None else 0
+        return max(self.settings.room.tick_s, members * self.settings.room.tick_per_member_s)
 
     async def _deliver_results(self, room_code: str, payload: dict[str, Any]) -> None:
         await self.fanout.deliver(names.poll_room(room_code), names.VOTE_UPDATE, payload)

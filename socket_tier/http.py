@@ -15,6 +15,7 @@ from models.runtime.settings import Settings
 from models.runtime.tokens import InvalidToken, Tokens
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import ComeBackLater, Refused, unexpected
+from socket_tier.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; "
     "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
+_HANDSHAKES_PER_TURN = 10
 _STATUS_TEXT = {
     400: ("Bad request", "bad_request"),
     403: ("Not allowed", "forbidden"),
@@ -58,6 +60,7 @@ class Edge:
         self._cookie_age_s = security.token_max_age_s
         self._tokens = tokens
         self._metrics = metrics
+        self._handshakes = Turnstile(_HANDSHAKES_PER_TURN)
 
     @property
     def middleware(self) -> Any:
@@ -69,6 +72,8 @@ class Edge:
             request["address"] = self.client_address(request)
             request["browser_id"], request["new_browser"] = self._browser(request)
             if request.path == SOCKET_IO_PATH:
+                if "sid" not in request.query:
+                    await self._handshakes.enter()
                 return await handler(request)
             return await self._answer(request, handler, correlation)
 

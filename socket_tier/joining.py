@@ -25,9 +25,13 @@ from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.sessions import Session
 from socket_tier.shedding import Shedding
 from socket_tier.socket_rooms import SocketRooms
+from socket_tier.turnstile import Turnstile
 from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
+
+
+_JOINS_PER_TURN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Joining:
         self._shedding = shedding
         self._sockets = sockets
         self._metrics = metrics
+        self._turnstile = Turnstile(_JOINS_PER_TURN)
 
     async def join(self, session: Session, request: JoinRoom) -> dict[str, Any]:
         """The ack of ``join-room``.
@@ -75,6 +80,7 @@ class Joining:
         :raises Refused:
         """
         self._limits.join(session.address)
+        await self._turnstile.enter()
         room = await self._rooms.find(request.room_code)
         key = nickname_key(request.nickname)
         identity = self._from_token(room, request.participant_token, key) or self._from_cookie(session, room, key)
@@ -171,7 +177,8 @@ class Joining:
         raise Invalid("Nickname already taken", "nickname_taken", status=409)
 
     async def _register(self, session: Session, room: Room, nickname: str, key: str) -> _Identity:
-        participant_id = uuid7()
+        # The same id when this socket tries again: Redis may have taken the name although the answer was lost.
+        participant_id = session.applied_as.setdefault((room.code, key), uuid7())
         limit = self._settings.room.max_participants
         try:
             try:
@@ -186,6 +193,7 @@ class Joining:
         await self._registrations.add(
             Registration(room.poll.poll_id, participant_id, nickname, key, now_us(), session.browser_id)
         )
+        session.applied_as.clear()
         if session.browser_id is not None:
             await self._remember(session, room, participant_id, nickname)
         return _Identity(participant_id, nickname)

@@ -20,13 +20,16 @@ class _Channel:
 
 
 class Ticker:
-    """Sends the newest of what is offered, at most once per ``tick_s`` and room: at once, then at the end of the tick.
+    """Sends the newest of what is offered, at most once per tick and room: at once, then at the end of the tick.
 
-    ``deliver(room_code, payload)`` writes to this node's members.
+    ``tick_s(room_code)`` is the room's tick, in seconds. ``deliver(room_code, payload)`` writes to this node's members.
     """
 
     def __init__(
-        self, tick_s: float, deliver: Callable[[str, dict[str, Any]], Coroutine[Any, Any, None]], metrics: NodeMetrics
+        self,
+        tick_s: Callable[[str], float],
+        deliver: Callable[[str, dict[str, Any]], Coroutine[Any, Any, None]],
+        metrics: NodeMetrics,
     ) -> None:
         self._tick_s = tick_s
         self._deliver = deliver
@@ -48,7 +51,7 @@ class Ticker:
         channel.pending = payload
         if channel.timer is None:
             loop = asyncio.get_running_loop()
-            wait_s = channel.sent_at + self._tick_s - loop.time()
+            wait_s = channel.sent_at + self._tick_s(room_code) - loop.time()
             if wait_s <= 0:
                 self._send(room_code, channel)
             else:

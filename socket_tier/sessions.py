@@ -13,8 +13,8 @@ class Session:
     """One Socket.IO connection.
 
     ``participants`` and ``hosting`` are by room code. ``roles`` is what the browser's cookie stood for when the socket
-    connected. ``tentative`` are rooms that the socket was put back into by its cookie alone; the first explicit join
-    of another room leaves them.
+    connected. ``applied_as`` holds the participant ids of joins that were not answered. ``tentative`` are rooms that
+    the socket was put back into by its cookie alone; the first explicit join of another room leaves them.
     """
 
     sid: str
@@ -27,6 +27,7 @@ class Session:
     rooms: set[str] = field(default_factory=set)
     tentative: set[str] = field(default_factory=set)
     roles: list[BrowserRole] = field(default_factory=list)
+    applied_as: dict[tuple[str, str], UUID] = field(default_factory=dict)
 
 
 class Sessions:

@@ -45,6 +45,11 @@ class BrokerSettings(Section):
     reconnect_max_s: Seconds
     reply_timeout_s: Seconds
 
+    @property
+    def urls(self) -> list[str]:
+        """The addresses in ``url``: one for each broker of a cluster."""
+        return [url.strip() for url in self.url.split(",")]
+
 
 class RedisSettings(Section):
     url: Annotated[str, Meta(pattern=r"^rediss?://|^unix://")]
@@ -80,6 +85,7 @@ class BatchSettings(Section):
 
 class RoomSettings(Section):
     tick_s: Seconds
+    tick_per_member_s: Annotated[float, Meta(ge=0, le=0.01)]
     announce_up_to: Count
     host_announcements_per_s: Count
     count_interval_s: Seconds

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 import pika
+import pika.exceptions
 from pika import spec
 from pika.channel import Channel
 
@@ -58,7 +59,7 @@ class Publisher:
 
     def trouble(self) -> str | None:
         """Why nothing new can be published now, or None."""
-        if self._channel is None:
+        if self._channel is None or not self._channel.is_open:
             return "disconnected"
         if self.link.blocked:
             return "blocked"
@@ -115,7 +116,11 @@ class Publisher:
         properties = self._properties
         # Return carries the properties back; the delivery tag in them finds the message.
         properties.message_id = str(tag)
-        self._channel.basic_publish(message.exchange, message.routing_key, message.body, properties, mandatory=True)
+        try:
+            self._channel.basic_publish(message.exchange, message.routing_key, message.body, properties, mandatory=True)
+        except pika.exceptions.AMQPError:
+            # The connection ended a moment ago: ``_lost`` comes next and keeps the message for the one after it.
+            pass
 
     def _opened(self, channel: Channel) -> None:
         for queue in names.COMMAND_QUEUES:
