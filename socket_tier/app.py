@@ -30,6 +30,7 @@ from socket_tier.joining import Joining
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
 from socket_tier.presence import Presence
+from socket_tier.redis_pipeline import RedisPipeline
 from socket_tier.refusals import Refused
 from socket_tier.rest import Rest
 from socket_tier.results import Ticker
@@ -83,8 +84,9 @@ class Node:
         self.shedding = Shedding(settings.shed, self.buffer.share_held, self.metrics)
 
         # Redis
-        self.cache = Cache(settings.redis, self.metrics)
-        self.fanout = Fanout(settings.redis, self.metrics, route=self._route, on_hearing=self._on_hearing)
+        self.redis = RedisPipeline(settings.redis, self.metrics)
+        self.cache = Cache(self.redis, settings.redis.room_ttl_s)
+        self.fanout = Fanout(settings.redis, self.redis, self.metrics, route=self._route, on_hearing=self._on_hearing)
         self.ticker = Ticker(self._tick_s, self._deliver_results, self.metrics)
         self.rooms = Rooms(self.cache, self.commands, self.node_id, settings.room, self.metrics)
         self.choices = Choices(self.cache, self.commands, self.node_id)
@@ -195,7 +197,7 @@ class Node:
         app.cleanup_ctx.extend(
             [
                 self._run_publisher,
-                self._run_cache,
+                self._run_redis,
                 self._run_fanout,
                 self._run_inbox,
                 self._run_presence,
@@ -213,9 +215,9 @@ class Node:
         await self.publisher.close()
         await running
 
-    async def _run_cache(self, _app: web.Application) -> AsyncIterator[None]:
+    async def _run_redis(self, _app: web.Application) -> AsyncIterator[None]:
         yield
-        await self.cache.close()
+        await self.redis.close()
 
     async def _run_fanout(self, _app: web.Application) -> AsyncIterator[None]:
         # The listener would otherwise start with the first connection, and miss what came before it.
@@ -316,7 +318,7 @@ class Node:
         return max(self.settings.room.tick_s, members * self.settings.room.tick_per_member_s)
 
     async def _deliver_results(self, room_code: str, payload: dict[str, Any]) -> None:
-        await self.fanout.deliver(names.poll_room(room_code), names.VOTE_UPDATE, payload)
+        await self.fanout.deliver_results(names.poll_room(room_code), payload)
 
     def _pay_results(self, socket: DirectSocket, room_code: str) -> None:
         """A client that read slowly gets the newest results of a room as soon as it has caught up."""
@@ -324,8 +326,7 @@ class Node:
         if room is None:
             socket.owed.discard(room_code)
             return
-        payload = vote_update(room.poll, room.participant_count, now_us())
-        socket.push_results(room_code, self.fanout.frame(names.VOTE_UPDATE, payload))
+        self.fanout.write_results(socket, vote_update(room.poll, room.participant_count, now_us()))
 
     # What goes on by itself.
 

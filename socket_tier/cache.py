@@ -11,10 +11,8 @@ from uuid import UUID
 
 import msgspec
 
-from models.runtime.settings import RedisSettings
 from models.wire import names
 from models.wire.polls import BrowserRole, PollSnapshot
-from socket_tier.metrics import NodeMetrics
 from socket_tier.redis_pipeline import RedisPipeline, Script
 
 # Takes a nickname for a participant. KEYS: room, nicknames, choices, present. ARGV: nickname key, participant, limit.
@@ -112,11 +110,9 @@ _role = msgspec.json.Decoder(BrowserRole)
 class Cache:
     """One per node."""
 
-    def __init__(self, settings: RedisSettings, metrics: NodeMetrics) -> None:
-        self._room_ttl_s = settings.room_ttl_s
-        self._pipeline = RedisPipeline(settings, metrics)
-        self._call = self._pipeline.call
-        self.close = self._pipeline.close
+    def __init__(self, pipeline: RedisPipeline, room_ttl_s: int) -> None:
+        self._room_ttl_s = room_ttl_s
+        self._call = pipeline.call
 
     async def ping_ms(self) -> float:
         started = time.perf_counter()
@@ -197,8 +193,11 @@ class Cache:
     async def claim_room(self, room_code: str, browser_id: UUID, ttl_s: int) -> bool:
         """Whether this browser holds the claim on a room; the first to ask does."""
         key = names.claim_key(room_code)
-        holder = await self._call("SET", key, browser_id.hex, "NX", "GET", "EX", ttl_s)
-        return holder is None or holder.decode() == browser_id.hex
+        # Not SET with GET: redis-py would turn the holder that it returns into False.
+        if await self._call("SET", key, browser_id.hex, "NX", "EX", ttl_s):
+            return True
+        holder = await self._call("GET", key)
+        return holder is not None and holder.decode() == browser_id.hex
 
     async def browser_roles(self, browser_id: UUID) -> list[BrowserRole] | None:
         """What a cookie stands for; None when Redis doesn't know."""

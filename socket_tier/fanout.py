@@ -14,6 +14,8 @@ from socketio import packet as sio_packet
 from models.runtime.settings import RedisSettings
 from models.wire import names
 from socket_tier.metrics import NodeMetrics
+from socket_tier.redis_pipeline import RedisPipeline
+from socket_tier.refusals import CacheUnavailable
 from socket_tier.transport.direct_socket import DirectSocket
 from socket_tier.transport.frames import text_frame
 
@@ -22,6 +24,20 @@ log = logging.getLogger(__name__)
 _CHUNK = 500  # members written before other work gets its turn
 _PING_EVERY_S = 0.5
 _DEAF_AFTER_S = 1.5
+
+
+class _Encoded:
+    """One event, encoded once: a frame for clients on WebSocket, a packet for those that poll."""
+
+    __slots__ = ("_text", "data", "frame")
+
+    def __init__(self, data: Any, text: str) -> None:
+        self.data = data
+        self.frame = text_frame(b"4" + text.encode())
+        self._text = text
+
+    def packet(self) -> eio_packet.Packet:
+        return eio_packet.Packet(eio_packet.MESSAGE, self._text)
 
 
 class Fanout(AsyncRedisManager):
@@ -37,6 +53,7 @@ class Fanout(AsyncRedisManager):
     def __init__(
         self,
         settings: RedisSettings,
+        pipeline: RedisPipeline,
         metrics: NodeMetrics,
         *,
         route: Callable[[str, str, Any], bool],
@@ -44,6 +61,7 @@ class Fanout(AsyncRedisManager):
     ) -> None:
         options = {"socket_timeout": settings.timeout_s, "socket_connect_timeout": settings.timeout_s}
         super().__init__(settings.url, channel=names.FANOUT_CHANNEL, redis_options=options)
+        self._pipeline = pipeline
         self._metrics = metrics
         self._route = route
         self._on_hearing = on_hearing
@@ -54,24 +72,30 @@ class Fanout(AsyncRedisManager):
         self.hearing = False
         self._rooms_of: dict[str, set[str | None]] = {}
 
-    def frame(self, event: str, data: Any) -> bytes:
-        """An event as the WebSocket frame that every client gets."""
-        return text_frame(b"4" + self._packet(event, data).encode().encode())
-
     async def deliver(self, room: str, event: str, data: Any) -> None:
         """Send an event to this node's members of a room: encoded once, written to each without a task.
 
         Large rooms are written in chunks, between which other work gets its turn.
         """
+        await self._each(room, event, data, self._write)
+
+    async def deliver_results(self, room: str, payload: dict[str, Any]) -> None:
+        """Like ``deliver`` for a vote-update: no client gets an older version after a newer one.
+
+        Rooms are written in chunks, so a client can have been shown a newer version before its turn comes.
+        """
+        await self._each(room, names.VOTE_UPDATE, payload, self._write_results)
+
+    async def _each(self, room: str, event: str, data: Any, write: Callable[[Any, _Encoded], None]) -> None:
         members = self.local_members(room)
         if not members:
             return
-        frame = self.frame(event, data)
+        message = _Encoded(data, self._packet(event, data).encode())
         sockets = self.server.eio.sockets
         for position, eio_sid in enumerate(members, 1):
             socket = sockets.get(eio_sid)
             if socket is not None and not socket.closed:
-                self._write(socket, room, event, data, frame)
+                write(socket, message)
             if position % _CHUNK == 0:
                 await asyncio.sleep(0)
 
@@ -80,15 +104,27 @@ class Fanout(AsyncRedisManager):
         members = self.rooms.get("/", {}).get(room)
         return list(members.values()) if members else []
 
-    def _write(self, socket: Any, room: str, event: str, data: Any, frame: bytes) -> None:
+    def write_results(self, socket: Any, payload: dict[str, Any]) -> None:
+        """A vote-update to one client."""
+        self._write_results(socket, _Encoded(payload, self._packet(names.VOTE_UPDATE, payload).encode()))
+
+    def _write(self, socket: Any, message: _Encoded) -> None:
         if not isinstance(socket, DirectSocket):
-            socket.queue.put_nowait(eio_packet.Packet(eio_packet.MESSAGE, self._packet(event, data).encode()))
+            socket.queue.put_nowait(message.packet())
         elif socket.wire is None:
-            socket.hold(eio_packet.Packet(eio_packet.MESSAGE, self._packet(event, data).encode()))
-        elif event == names.VOTE_UPDATE:
-            socket.push_results(room, frame)
+            socket.hold(message.packet())
         else:
-            socket.push(frame)
+            socket.push(message.frame)
+
+    def _write_results(self, socket: Any, message: _Encoded) -> None:
+        code, version = message.data["roomCode"], message.data["version"]
+        if version < socket.session.get(code, 0):
+            self._metrics.count("fanout.superseded")
+        elif isinstance(socket, DirectSocket) and not socket.has_caught_up(code):
+            self._metrics.count("fanout.skipped")
+        else:
+            socket.session[code] = version
+            self._write(socket, message)
 
     def _packet(self, event: str, data: Any) -> sio_packet.Packet:
         return self.server.packet_class(sio_packet.EVENT, namespace="/", data=[event, data])
@@ -131,14 +167,10 @@ class Fanout(AsyncRedisManager):
 
     async def _publish(self, data: dict[str, Any]) -> None:
         try:
-            if not self.connected:
-                self._redis_connect()
-            async with asyncio.timeout(self._timeout_s * 2):
-                await self.redis.publish(self.channel, self.json.dumps(data))
-        except (RedisError, OSError, TimeoutError) as error:
-            # What goes this way is repaired by the next tick or the next read.
-            self._metrics.count("cache.failed")
-            log.warning("fanout_publish_failed", extra={"error": repr(error)})
+            await self._pipeline.call("PUBLISH", self.channel, self.json.dumps(data))
+        except CacheUnavailable:
+            # Counted and logged there. What goes this way is repaired by the next tick or the next read.
+            return
 
     async def _redis_listen_with_retries(self) -> AsyncIterator[dict[str, Any]]:
         pause_s = 0.1

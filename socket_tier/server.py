@@ -62,7 +62,6 @@ class SocketServer(socketio.AsyncServer):
             self.eio.soft_cap_bytes = settings.node.slow_client_skip_bytes
             self.eio.hard_cap_bytes = settings.node.slow_client_drop_bytes
             self.eio.connect_deadline_s = settings.node.connect_deadline_s
-            self.eio.on_skipped = lambda: metrics.count("fanout.skipped")
             self.eio.on_dropped = lambda reason: metrics.count(f"clients.dropped_{reason}")
 
     def direct_socket(self, sid: str) -> DirectSocket | None:

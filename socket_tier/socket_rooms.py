@@ -77,7 +77,7 @@ class SocketRooms:
         if resumed is not None:
             await self._fanout.deliver(sid, names.SESSION_RESUMED, resumed)
         await self._fanout.deliver(sid, names.POLL_STATE_CHANGED, state_changed(room, room.state))
-        await self._fanout.deliver(sid, names.VOTE_UPDATE, vote_update(room.poll, room.participant_count, now_us()))
+        await self._fanout.deliver_results(sid, vote_update(room.poll, room.participant_count, now_us()))
 
     def _left(self, sid: str, code: str) -> None:
         room = self._rooms.known(code)

@@ -58,15 +58,14 @@ class DirectSocket(AsyncSocket):
             return
         wire.write(frame)
 
-    def push_results(self, room: str, frame: bytes) -> None:
-        """Like ``push``, for what a later frame of the same room replaces: skipped while the client reads slowly."""
+    def has_caught_up(self, room: str) -> bool:
+        """Whether this client has read enough to be shown results of a room; if not they are owed to it."""
         wire = self.wire
         if wire is not None and wire.get_write_buffer_size() > self.server.soft_cap_bytes:
             self.owed.add(room)
-            self.server.on_skipped()
-            return
+            return False
         self.owed.discard(room)
-        self.push(frame)
+        return True
 
     async def send(self, pkt: packet.Packet) -> None:
         """:raises SocketIsClosedError:"""

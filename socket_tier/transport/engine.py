@@ -39,7 +39,6 @@ class DirectEngine(engineio.AsyncServer):
         self.sockets: dict[str, DirectSocket]
         self.start_service_task: bool
         self.lane: Lane | None = None
-        self.on_skipped: Callable[[], None] = _ignore
         self.on_dropped: Callable[[str], None] = _ignore
         self.on_owed: Callable[[DirectSocket, str], None] = _ignore
 
