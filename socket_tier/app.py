@@ -8,12 +8,14 @@ from uuid import UUID, uuid4
 
 from aiohttp import web
 
+from models.runtime.logs import LogLevels
 from models.runtime.settings import Settings
 from models.runtime.tokens import Tokens
 from models.wire import names, notices
 from models.wire.commands import NodeHeartbeat, RegisterParticipants, Registration
 from models.wire.polls import vote_update
 from socket_tier import pages
+from socket_tier.admin import Admin
 from socket_tier.amqp.notices import NoticeInbox
 from socket_tier.amqp.publisher import Publisher
 from socket_tier.audit import Audit
@@ -86,6 +88,7 @@ class Node:
         # Redis
         self.redis = RedisPipeline(settings.redis, self.metrics)
         self.cache = Cache(self.redis, settings.redis.room_ttl_s)
+        self.admin = Admin(settings.security.admin_token, self.cache, LogLevels(settings.log.level), self.audit)
         self.fanout = Fanout(settings.redis, self.redis, self.metrics, route=self._route, on_hearing=self._on_hearing)
         self.ticker = Ticker(self._tick_s, self._deliver_results, self.metrics)
         self.rooms = Rooms(self.cache, self.commands, self.node_id, settings.room, self.metrics)
@@ -189,6 +192,7 @@ class Node:
             shedding=self.shedding,
         )
         app.add_routes(rest.routes())
+        app.add_routes(self.admin.routes())
         app.router.add_get("/api/health", health.handle)
         app.router.add_get("/api/health/ready", self.readiness.ready)
         app.router.add_get("/api/health/live", self.readiness.live)
@@ -360,6 +364,7 @@ class Node:
         while True:
             await asyncio.sleep(self.settings.metrics.flush_s)
             await self.audit.send()
+            await self.admin.refresh()
             self.metrics.gauge("connections", len(self.sessions))
             self.metrics.gauge("rooms", len(self.rooms.in_use()))
             self.metrics.gauge("buffer.held_votes", self.buffer.held)

@@ -178,6 +178,14 @@ class Cache:
             members.append((code, UUID(hex=participant), nickname.decode()))
         return members
 
+    async def log_levels(self) -> dict[str, str]:
+        """Logger name -> level, as an operator has set it for all processes."""
+        fields = await self._fields(names.LOG_LEVELS_KEY)
+        return {name.decode(): level.decode() for name, level in fields.items()}
+
+    async def set_log_level(self, logger: str, level: str) -> None:
+        await self._call("HSET", names.LOG_LEVELS_KEY, logger, level)
+
     async def heartbeat(self, node_id: UUID) -> bool:
         """Say that this node lives; True when Redis didn't know of it, so that it lacks our members too."""
         return bool(await self._call("ZADD", names.NODES_ALIVE_KEY, time.time(), node_id.hex))

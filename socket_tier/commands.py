@@ -1,6 +1,7 @@
 """Sends commands to the workers and brings back their answers."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import msgspec
@@ -39,8 +40,16 @@ class Commands:
         """
         await self._publisher.publish(names.NODES_EXCHANGE, "", msgspec.json.encode(notice))
 
-    async def request(self, command: msgspec.Struct, request_id: UUID, timeout_s: float | None = None) -> Notice:
+    async def request(
+        self,
+        command: msgspec.Struct,
+        request_id: UUID,
+        timeout_s: float | None = None,
+        when_durable: Callable[[], Awaitable[None]] | None = None,
+    ) -> Notice:
         """Send a command and wait for its answer, at most ``reply_timeout_s`` seconds after the confirm.
+
+        ``when_durable`` is awaited between the confirm and the answer.
 
         :raises NoAnswer: the command is durable, the answer did not come in time
         :raises Refused: the worker refused it, or it could not be sent
@@ -51,6 +60,8 @@ class Commands:
         self._waiting[request_id] = answer
         try:
             await self.send(command)
+            if when_durable is not None:
+                await when_durable()
             try:
                 notice = await asyncio.wait_for(answer, timeout_s or self._reply_timeout_s)
             except TimeoutError:

@@ -9,7 +9,7 @@ from models.runtime.settings import SecuritySettings
 from models.runtime.tokens import HostToken, InvalidToken, Tokens
 from models.wire import names
 from models.wire.commands import ChangeState, ClaimHost
-from models.wire.notices import PollClosing, StateChanged
+from models.wire.notices import Notice, PollClosing, StateChanged
 from models.wire.polls import BrowserRole, PollState, poll_view
 from socket_tier.audit import Audit
 from socket_tier.cache import Cache
@@ -101,29 +101,39 @@ class Hosting:
         command = ChangeState(
             uuid4(), self._node_id, room.poll.poll_id, request.new_state, room.next_change_us(), controller.address
         )
-        closing = request.new_state is PollState.CLOSED and previous is PollState.OPEN
-        if closing:
-            await self._close_admission(room, command)
         try:
-            answer = await self._commands.request(command, command.command_id)
+            if request.new_state is PollState.CLOSED and previous is PollState.OPEN:
+                answer = await self._close(room, command)
+            else:
+                answer = await self._commands.request(command, command.command_id)
         except NoAnswer:
             return {**self._ack(room, previous), "pending": True}
-        except Refused:
-            if closing and room.closing_us == command.at_us:
-                self._states.reopen_admission(room)
-            raise
         assert isinstance(answer, StateChanged)
         return self._ack(room, previous)
 
-    async def _close_admission(self, room: Room, command: ChangeState) -> None:
-        """From its receipt on no vote is taken: here at once, elsewhere as soon as they hear of it."""
+    async def _close(self, room: Room, command: ChangeState) -> Notice:
+        """From its receipt on no vote is taken: here at once, elsewhere as soon as the command is durable."""
         notice = PollClosing(room.poll.poll_id, room.code, command.at_us)
+
+        async def tell_the_others() -> None:
+            try:
+                await self._cache.note_closing(room.code, command.at_us)
+            except CacheUnavailable:
+                log.info("closing_not_cached")
+            try:
+                await self._commands.broadcast(notice)
+            except Refused as refusal:
+                log.warning("closing_not_announced", extra={"code": refusal.code})  # the commit will be
+
         self._states.closing(notice)
         try:
-            await self._cache.note_closing(room.code, command.at_us)
-        except CacheUnavailable:
-            log.info("closing_not_cached")
-        await self._commands.broadcast(notice)
+            return await self._commands.request(command, command.command_id, when_durable=tell_the_others)
+        except NoAnswer:
+            raise
+        except Refused:
+            if room.closing_us == command.at_us:
+                self._states.reopen_admission(room)
+            raise
 
     async def _is_host(self, session: Session, room: Room, host_token: str | None) -> bool:
         if host_token is not None:

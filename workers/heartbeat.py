@@ -4,6 +4,7 @@ import time
 
 import redis
 
+from models.runtime.logs import LogLevels
 from models.wire.notices import WorkerHeartbeat
 from workers.clock import now_us
 from workers.database_gate import DatabaseGate
@@ -53,6 +54,7 @@ class Heartbeat:
         rooms: Rooms,
         results: ResultsPublisher,
         notices: Notices,
+        levels: LogLevels,
     ) -> None:
         self._worker = worker
         self._queues = queues
@@ -60,6 +62,7 @@ class Heartbeat:
         self._rooms = rooms
         self._results = results
         self._notices = notices
+        self._levels = levels
 
     def round(self) -> None:
         database = self._probe.database()
@@ -70,7 +73,7 @@ class Heartbeat:
 
     def _redis_answers(self) -> bool:
         try:
-            self._rooms.ping()
+            self._levels.apply(self._rooms.log_levels())
         except redis.RedisError:
             return False
         return self._results.redis_ok

@@ -8,6 +8,7 @@ import dramatiq
 from dramatiq.middleware import TimeLimit
 
 from models.database import open_database
+from models.runtime.logs import LogLevels
 from models.runtime.settings import Settings
 from models.wire import names
 from workers.actors import Lane
@@ -140,7 +141,13 @@ class WorkerProcess:
         probe = Probe(self.gate, self.metrics)
         # One name per process, not per instance: a worker's two roles report separately.
         heartbeat = Heartbeat(
-            f"{settings.name}/{self.role}", ROLES[self.role], probe, self.rooms, self.results, self.notices
+            f"{settings.name}/{self.role}",
+            ROLES[self.role],
+            probe,
+            self.rooms,
+            self.results,
+            self.notices,
+            LogLevels(self.settings.log.level),
         )
         sweep = Sweep(self.gate, self.rooms, self.results, self.metrics, settings.sweep_s)
         self._periodic("probe", PROBE_EVERY_S, probe.round)

@@ -106,5 +106,7 @@ class Rooms:
         """True for one caller among all workers, until ``for_s`` seconds are over."""
         return bool(self._redis.set(f"turn:{name}", 1, nx=True, px=max(1, int(for_s * 1000))))
 
-    def ping(self) -> None:
-        self._redis.ping()
+    def log_levels(self) -> dict[str, str]:
+        """Logger name -> level, as an operator has set it for all processes."""
+        fields: dict[bytes, bytes] = self._redis.hgetall(names.LOG_LEVELS_KEY)  # type: ignore[assignment]
+        return {name.decode(): level.decode() for name, level in fields.items()}

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from contextvars import ContextVar
 
 from pythonjsonlogger.json import JsonFormatter
@@ -59,3 +60,30 @@ def configure(settings: LogSettings, *, service: str, instance: str, environment
     root.setLevel(settings.level)
     for chatty in ("pika", "socketio", "engineio", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+ROOT = "root"
+
+
+class LogLevels:
+    """The levels of this process's loggers: the setting's, except where an operator has set another at runtime."""
+
+    def __init__(self, default: str) -> None:
+        self._default = default
+        self._set: dict[str, str] = {}
+
+    def current(self) -> dict[str, str]:
+        """Logger name -> level; ``root`` is everything that has no level of its own."""
+        return {ROOT: self._default, **self._set}
+
+    def apply(self, levels: Mapping[str, str]) -> None:
+        """Make exactly these hold beside the default; a logger that is named no longer follows the root again."""
+        wanted = {name: level for name, level in levels.items() if level in LEVELS}
+        if wanted == self._set:
+            return
+        for name in self._set.keys() - wanted.keys():
+            logging.getLogger(name).setLevel(self._default if name == ROOT else logging.NOTSET)
+        for name, level in wanted.items():
+            logging.getLogger(name).setLevel(level)
+        self._set = wanted

@@ -205,7 +205,6 @@ def load(settings_file: Path = SETTINGS_FILE) -> Settings:
         env=environment,
         envvar_prefix="VOTEMILL",
         env_switcher="VOTEMILL_ENV",
-        merge_enabled=True,
     )
     raw = {key.lower(): value for key, value in source.as_dict().items()}
     raw.pop("env", None)

@@ -78,6 +78,9 @@ def node_present_key(node_id: UUID) -> str:
 NODES_ALIVE_KEY = "nodes:alive"  # sorted set: node id (hex) -> last heartbeat, seconds since the epoch
 
 
+LOG_LEVELS_KEY = "config:log-levels"  # hash: logger name -> level, as an operator has set it
+
+
 # Socket.IO rooms.
 def poll_room(room_code: str) -> str:
     """Everybody who has joined a poll: participants, hosts, screens."""

@@ -151,8 +151,9 @@ def _start_tiers(plan: Plan, ours: list[Program], supervisor: Supervisor) -> Non
 
 def consumers(plan: Plan, queue: str) -> int:
     """How many consumers the broker has for a queue; 0 for a queue that nobody has declared yet."""
-    parameters = pika.URLParameters(plan.urls["broker"])
-    parameters.socket_timeout = parameters.blocked_connection_timeout = 3
+    parameters = [pika.URLParameters(url) for url in plan.urls["broker"].split(",")]
+    for each in parameters:
+        each.socket_timeout = each.blocked_connection_timeout = 3
     try:
         connection = pika.BlockingConnection(parameters)
     except (pika.exceptions.AMQPError, OSError):

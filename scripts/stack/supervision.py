@@ -62,14 +62,18 @@ class Supervisor:
         """Begin to start a program; ``state`` tells how it goes."""
         self._call("startProcess", name, False)
 
+    def begin_to_stop(self, name: str) -> None:
+        """Send a program its stop signal and don't start it again when it ends."""
+        try:
+            self._call("stopProcess", name, False)
+        except xmlrpc.client.Fault:
+            pass  # It is not running, which is what is wanted.
+
     def stop_programs(self, names: Iterable[str]) -> None:
         """Stop programs together and return when all have ended; supervisord kills what ignores its signal."""
         waiting = set(names)
         for name in waiting:
-            try:
-                self._call("stopProcess", name, False)
-            except xmlrpc.client.Fault:
-                pass  # It is not running, which is what is wanted.
+            self.begin_to_stop(name)
         deadline = time.monotonic() + STOPS_WITHIN_S + 10
         while waiting and time.monotonic() < deadline:
             states = self.states()

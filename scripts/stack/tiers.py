@@ -36,6 +36,8 @@ def settings_env(plan: Plan) -> dict[str, str]:
     if "VOTEMILL_SECURITY__SIGNING_KEYS" not in os.environ:
         keys = [plan.folder.secret("signing-key")]
         variables["VOTEMILL_SECURITY__SIGNING_KEYS"] = f"@json {json.dumps(keys)}"
+    if "VOTEMILL_SECURITY__ADMIN_TOKEN" not in os.environ:
+        variables["VOTEMILL_SECURITY__ADMIN_TOKEN"] = plan.folder.secret("admin-token")
     if plan.balanced:
         variables["VOTEMILL_SECURITY__TRUSTED_PROXIES"] = f"@json {json.dumps([ports.LOOPBACK])}"
     if plan.options.unlimited:

@@ -71,11 +71,14 @@ class Link:
         self._closing = True
         connection = self._connection
         if connection is not None and connection.is_open:
-            connection.close()
             try:
+                connection.close()
                 await asyncio.wait_for(self._gone.wait(), 2)
             except TimeoutError:
                 log.warning("broker_close_timed_out", extra={"link": self.name})
+                self._abandon(connection)
+            except AttributeError:
+                pass  # its transport went a moment ago, and pika has not noticed yet
         self._gone.set()
 
     def reset(self) -> None:

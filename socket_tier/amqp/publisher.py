@@ -184,12 +184,19 @@ class Publisher:
         while True:
             await asyncio.sleep(_EXPIRY_CHECK_S)
             now = time.monotonic()
+            expired = False
             for tag, message in list(self._unconfirmed.items()):
                 if message.deadline > now:
                     break
                 del self._unconfirmed[tag]
+                expired = True
                 self._metrics.count("publish.unconfirmed")
                 self._fail(message, unclear=True)
+            if expired and self._channel is not None and not self.link.blocked:
+                # Confirms don't come although nothing blocks: this connection is of no use any more. While there is
+                # none, votes are refused at once instead of waiting out the time one by one.
+                log.warning("publisher_reset")
+                self.link.reset()
             late = [message for message in self._unclear if message.deadline <= now]
             self._unclear = [message for message in self._unclear if message.deadline > now]
             for message in late:

@@ -46,6 +46,8 @@ class DirectSocket(AsyncSocket):
         self.opened_at = time.monotonic()
         self.next_ping_at: float | None = None
         self.owed: set[str] = set()  # rooms whose newest results were skipped
+        self._deferred = b""
+        self._dropped = False
         self.voter: Any = None  # the lane's own view of this client
 
     def push(self, frame: bytes) -> None:
@@ -56,7 +58,25 @@ class DirectSocket(AsyncSocket):
         if wire.get_write_buffer_size() > self.server.hard_cap_bytes:
             self.drop("slow")
             return
+        if self._deferred:
+            frame, self._deferred = self._deferred + frame, b""
         wire.write(frame)
+
+    def push_soon(self, frame: bytes) -> None:
+        """Like ``push``, for what nobody waits for: goes with the next frame, at the latest after ``defer_s``.
+
+        A system call costs more than all else in a vote's way back, and most clients get another frame soon.
+        """
+        if self.wire is None:
+            return
+        if not self._deferred:
+            self.server.flush_soon(self)
+        self._deferred += frame
+
+    def flush(self) -> None:
+        """Write what ``push_soon`` has kept."""
+        if self._deferred:
+            self.push(b"")
 
     def has_caught_up(self, room: str) -> bool:
         """Whether this client has read enough to be shown results of a room; if not they are owed to it."""
@@ -89,8 +109,9 @@ class DirectSocket(AsyncSocket):
 
     def drop(self, reason: str) -> None:
         """Cut a client off that is of no use any more; counted under its reason."""
-        if self.closing or self.closed:
+        if self._dropped or self.closing or self.closed:
             return
+        self._dropped = True
         self.server.on_dropped(reason)
         log.info("client_dropped", extra={"reason": reason, "eio_sid": self.sid})
         if self.wire is not None:

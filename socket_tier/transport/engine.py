@@ -32,6 +32,7 @@ class DirectEngine(engineio.AsyncServer):
     soft_cap_bytes = 64 * 1024
     hard_cap_bytes = 1024 * 1024
     connect_deadline_s = 10.0
+    defer_s = 0.1
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -41,6 +42,18 @@ class DirectEngine(engineio.AsyncServer):
         self.lane: Lane | None = None
         self.on_dropped: Callable[[str], None] = _ignore
         self.on_owed: Callable[[DirectSocket, str], None] = _ignore
+        self._deferring: list[DirectSocket] = []
+
+    def flush_soon(self, socket: DirectSocket) -> None:
+        """Have a socket flushed within ``defer_s`` seconds, together with all others that want it."""
+        if not self._deferring:
+            asyncio.get_running_loop().call_later(self.defer_s, self._flush_deferring)
+        self._deferring.append(socket)
+
+    def _flush_deferring(self) -> None:
+        sockets, self._deferring = self._deferring, []
+        for socket in sockets:
+            socket.flush()
 
     async def _handle_connect(self, environ: dict[str, Any], transport: str, jsonp_index: int | None = None) -> Any:
         """As in engine.io, with a DirectSocket, and with one task that looks after all sockets."""

@@ -92,7 +92,7 @@ class LaneReceipt:
         payload = {"optionIndex": self._vote.option_index, "roomCode": self._room.code, "recordedAt": recorded_at}
         if self._command_id is not None:
             payload["commandId"] = self._command_id
-        self._socket.push(text_frame(b'42["vote-recorded",%b]' % _encode(payload)))
+        self._socket.push_soon(text_frame(b'42["vote-recorded",%b]' % _encode(payload)))
         return True
 
 

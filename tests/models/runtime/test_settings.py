@@ -1,0 +1,107 @@
+"""Settings: everything is validated at start, and all problems are reported together."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.runtime.settings import ENVIRONMENTS, EX_CONFIG, SettingsError, load
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variables of the stack that the tests run on."""
+    for name in list(os.environ):
+        if name.startswith("VOTEMILL_"):
+            monkeypatch.delenv(name)
+
+
+def problems() -> list[str]:
+    with pytest.raises(SettingsError) as error:
+        load()
+    return error.value.problems
+
+
+@pytest.mark.proves("FR-023", "US4.2")
+@pytest.mark.parametrize("environment", ["development", "test"])
+def test_the_file_as_it_is_serves_development_and_tests(monkeypatch: pytest.MonkeyPatch, environment: str) -> None:
+    monkeypatch.setenv("VOTEMILL_ENV", environment)
+    settings = load()
+    assert settings.environment == environment
+    assert settings.security.host_auth == "claim"
+
+
+@pytest.mark.proves("FR-023", "US4.5")
+def test_a_variable_overrides_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOTEMILL_BATCH__MAX_VOTES", "200")
+    monkeypatch.setenv("VOTEMILL_LIMITS__UNLIMITED", "true")
+    settings = load()
+    assert (settings.batch.max_votes, settings.limits.unlimited) == (200, True)
+
+
+@pytest.mark.proves("FR-028")
+def test_all_problems_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given an unknown key, an unknown section, wrong types and values out of range
+    for name, value in {
+        "BATCH__MAX_VOTE": "5",
+        "BATCH__MAX_VOTES": "0",
+        "NODE__PORT": "seventy",
+        "DATABASE__URL": "mysql://x",
+        "SECURITY__HOST_AUTH": "perhaps",
+        "SECURITY__SIGNING_KEYS": '@json ["short"]',
+        "WORKR__THREADS": "1",
+    }.items():
+        monkeypatch.setenv(f"VOTEMILL_{name}", value)
+    # Then one report names them all
+    report = "\n".join(problems())
+    for key in (
+        "batch.max_vote: unknown key",
+        "batch.max_votes",
+        "node.port",
+        "database.url",
+        "security.host_auth",
+        "security.signing_keys",
+        "workr: unknown section",
+    ):
+        assert key in report, report
+
+
+@pytest.mark.proves("FR-028", "FR-010")
+def test_an_empty_list_of_origins_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOTEMILL_SECURITY__ORIGINS", "@json []")
+    assert any("security.origins" in problem for problem in problems())
+
+
+@pytest.mark.proves("FR-024", "FR-028")
+def test_production_refuses_what_is_for_development(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOTEMILL_ENV", "production")
+    monkeypatch.setenv("VOTEMILL_LIMITS__UNLIMITED", "true")
+    monkeypatch.setenv("VOTEMILL_SECURITY__SECURE_COOKIES", "false")
+    monkeypatch.setenv("VOTEMILL_SECURITY__ORIGINS", '@json ["*"]')
+    report = "\n".join(problems())
+    for key in ("limits.unlimited", "security.secure_cookies", "security.origins", "security.signing_keys"):
+        assert key in report, report
+
+
+def test_an_unknown_environment_is_named_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOTEMILL_ENV", "prod")
+    (problem,) = problems()
+    assert "'prod'" in problem and all(name in problem for name in ENVIRONMENTS)
+
+
+@pytest.mark.proves("FR-028")
+@pytest.mark.parametrize("module", ["socket_tier", "workers"])
+def test_a_process_with_wrong_settings_exits_with_78_and_says_why(module: str) -> None:
+    arguments = ["votes"] if module == "workers" else []
+    env = {**os.environ, "VOTEMILL_NODE__PORT": "seventy", "VOTEMILL_BATCH__MAX_VOTES": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == EX_CONFIG
+    assert "settings: node.port" in done.stderr
+    assert "settings: batch.max_votes" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,268 @@
+"""The races that the node must win: a slow clock, results out of order, and a node that dies."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import socketio
+
+from models.wire import names
+from scripts.stack import ports
+from tests.socket_tier.browsers import KINDS, ROOT, Browser
+from tests.socket_tier.conftest import NewBrowser
+from tests.socket_tier.raw_socket import raw_socket
+from tests.socket_tier.rest import Poll, Rest
+from tests.socket_tier.waiting import eventually
+
+# A node like any other, on a machine whose clock is two seconds behind.
+_SLOW_NODE = """
+import time
+_ns, _s = time.time_ns, time.time
+time.time_ns = lambda: _ns() - 2_000_000_000
+time.time = lambda: _s() - 2
+from socket_tier.__main__ import main
+main()
+"""
+
+
+@contextmanager
+def _node_with_slow_clock(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    env = os.environ | {
+        "VOTEMILL_NODE__NAME": "slow-clock",
+        "VOTEMILL_NODE__HOST": "127.0.0.1",
+        "VOTEMILL_NODE__PORT": str(port),
+        "PYTHONPATH": str(ROOT),
+    }
+    with log.open("w") as out:
+        process = subprocess.Popen([sys.executable, "-c", _SLOW_NODE], env=env, cwd=ROOT, stdout=out, stderr=out)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.fixture
+async def slow_node(rest: Rest, tmp_path: Path) -> AsyncIterator[str]:
+    """The address of a node whose clock is two seconds behind the others'."""
+    port, log = ports.next_free(21_000), tmp_path / "slow-node.log"
+    url = f"http://127.0.0.1:{port}"
+    with _node_with_slow_clock(port, log) as process:
+
+        async def ready() -> bool:
+            assert process.poll() is None, log.read_text()
+            try:
+                return (await rest.get("/api/health/ready", url=url)).status == 200
+            except OSError:
+                return False
+
+        await eventually(ready, "a node with a slow clock", 30)
+        yield url
+
+
+@pytest.mark.proves("FR-030", "FR-032")
+async def test_a_newer_choice_wins_on_a_node_whose_clock_is_behind(
+    new_browser: NewBrowser,
+    poll: Poll,
+    node_urls: list[str],
+    slow_node: str,
+    stored_votes: Callable[[str], dict[str, int]],
+) -> None:
+    # Given a participant who has voted at a node with the right time
+    first = await new_browser(node_urls[0]).connect()
+    joined = await first.join(poll.code, "Ada")
+    for option in (0, 1):
+        assert (await first.vote(poll.code, joined, option))["success"]
+    await first.hears("vote-update", votes=[0, 1, 0])
+    await first.close()
+    # When she moves at once to a node whose clock is two seconds behind, and changes her mind
+    second = await new_browser(slow_node).connect()
+    resumed = await second.join(poll.code, "Ada", joined["participantToken"])
+    assert resumed["participantId"] == joined["participantId"]
+    assert (await second.vote(poll.code, resumed, 2))["success"]
+    # Then the newer choice counts, although the clock calls it the older one
+    await second.hears("vote-update", votes=[0, 0, 1])
+    assert stored_votes(poll.code) == {joined["participantId"]: 2}
+    # And again on the way back
+    third = await new_browser(node_urls[0]).connect()
+    back = await third.join(poll.code, "Ada", joined["participantToken"])
+    assert (await third.vote(poll.code, back, 0))["success"]
+    await third.hears("vote-update", votes=[1, 0, 0])
+
+
+async def test_a_poll_opened_at_a_node_with_the_right_time_takes_votes_at_the_slow_one(
+    new_browser: NewBrowser, rest: Rest, slow_node: str, stored_votes: Callable[[str], dict[str, int]]
+) -> None:
+    # Given a voter at the slow node
+    poll = await rest.create()
+    voter = await new_browser(slow_node).connect()
+    joined = await voter.join(poll.code, "Ada")
+    # When the poll is opened elsewhere and she votes at once, two seconds before the opening by her node's clock
+    await rest.change(poll, "open")
+    await voter.hears("poll-state-changed", newState="open", previousState="waiting")
+    assert (await voter.vote(poll.code, joined, 1))["success"]
+    # Then the vote counts
+    await voter.hears("vote-update", votes=[0, 1, 0])
+    assert stored_votes(poll.code) == {joined["participantId"]: 1}
+
+
+async def test_the_slow_node_closes_what_another_has_opened(
+    new_browser: NewBrowser, rest: Rest, slow_node: str
+) -> None:
+    # Given a poll that was opened this moment by a node with the right time
+    poll = await rest.open_poll()
+    voter = await new_browser().connect()
+    joined = await voter.join(poll.code, "Ada")
+    # When the host closes it by way of the slow node
+    assert (await rest.change(poll, "closed", url=slow_node)).body["state"] == "closed"
+    # Then it is closed everywhere, and becomes final
+    await voter.hears("poll-state-changed", newState="closed", previousState="open")
+    assert (await voter.vote(poll.code, joined, 0))["error"] == "Voting is not open"
+    await voter.hears("vote-update", final=True, within_s=30)
+
+
+async def test_an_older_version_never_reaches_a_browser_after_a_newer_one(
+    new_browser: NewBrowser, poll: Poll, node_urls: list[str], redis_url: str
+) -> None:
+    # Given somebody at each node, shown the present totals
+    watchers = [await new_browser(url).connect() for url in node_urls]
+    for watcher in watchers:
+        await watcher.call("join", {"roomCode": poll.code, "viewer": True})
+        await watcher.hears("vote-update")
+    newest = watchers[0].heard("vote-update")[-1]
+    manager = socketio.RedisManager(redis_url, channel=names.FANOUT_CHANNEL, write_only=True)
+
+    def publish(version: int, votes: list[int]) -> None:
+        update = {**newest, "version": version, "votes": votes, "percentages": [100, 0, 0]}
+        manager.emit("vote-update", update, room=poll.code)
+
+    # When workers publish a newer version, and afterwards older ones, in one tick and over several
+    publish(newest["version"] + 10, [10, 0, 0])
+    for _ in range(3):
+        publish(newest["version"] + 5, [5, 0, 0])
+        await asyncio.sleep(0.3)
+    publish(newest["version"] + 7, [7, 0, 0])
+    publish(newest["version"] + 20, [20, 0, 0])
+    publish(newest["version"] + 15, [15, 0, 0])
+    # Then only the newer ones are seen
+    for watcher in watchers:
+        await watcher.hears("vote-update", version=newest["version"] + 20)
+        versions = [update["version"] - newest["version"] for update in watcher.heard("vote-update")]
+        assert versions == sorted(versions)
+        assert not {5, 7, 15} & set(versions)
+    # And whoever comes now is shown the newest as well
+    late = await new_browser(node_urls[0]).connect()
+    await late.call("join", {"roomCode": poll.code, "viewer": True})
+    assert (await late.hears("vote-update"))["votes"] == [20, 0, 0]
+
+
+async def test_an_older_version_than_the_one_shown_on_joining_never_follows(
+    new_browser: NewBrowser, poll: Poll, redis_url: str, node_urls: list[str]
+) -> None:
+    # Given a room that everybody at this node has left, so that the node forgets what it last sent
+    earlier = await new_browser(node_urls[0]).connect()
+    await earlier.call("join", {"roomCode": poll.code, "viewer": True})
+    await earlier.close()
+    await asyncio.sleep(0.5)
+    # And somebody who comes now and is shown the present totals
+    watcher = await new_browser(node_urls[0]).connect()
+    await watcher.call("join", {"roomCode": poll.code, "viewer": True})
+    shown = await watcher.hears("vote-update")
+    # When a worker that was held up publishes an older version, and then somebody a newer one
+    manager = socketio.RedisManager(redis_url, channel=names.FANOUT_CHANNEL, write_only=True)
+    for version in (shown["version"] - 5, shown["version"] + 5):
+        manager.emit("vote-update", {**shown, "version": version}, room=poll.code)
+        await asyncio.sleep(0.3)
+    # Then only the newer one is seen
+    await watcher.hears("vote-update", version=shown["version"] + 5)
+    assert not watcher.heard("vote-update", version=shown["version"] - 5)
+
+
+@pytest.mark.proves("FR-029", "FR-004", "SC-002")
+@pytest.mark.parametrize("kind", KINDS)
+async def test_when_a_node_is_killed_its_people_go_on_at_another(
+    new_browser: NewBrowser,
+    kind: str,
+    poll: Poll,
+    rest: Rest,
+    node_urls: list[str],
+    node_pids: Callable[[], list[int]],
+    stored_votes: Callable[[str], dict[str, int]],
+) -> None:
+    # Given participants behind the balancer who have voted, so that each node has some, and a watcher at the first node
+    watcher = await new_browser(node_urls[0], kind="python").connect()
+    await watcher.call("join", {"roomCode": poll.code, "viewer": True})
+    voters = []
+    for number in range(6):
+        voter: Browser = await new_browser().connect()
+        joined = await voter.join(poll.code, f"v{number}")
+        assert (await voter.vote(poll.code, joined, number % 3))["success"]
+        voters.append((voter, joined, number % 3))
+    # And one more at the second node who will not come back
+    async with raw_socket(node_urls[1]) as lost:
+        number = lost.numbered()
+        await lost.send(f'42{number}["join-room",{{"roomCode":"{poll.code}","nickname":"lost"}}]')
+        assert (await lost.answer("join-room", number))["success"]
+        await watcher.hears("vote-update", votes=[2, 2, 2])
+        await eventually(lambda: participants(rest, poll, node_urls[0], 7), "seven participants")
+        health = (await rest.get("/api/health", url=node_urls[1])).body
+        moving = health["dependencies"]["socketio"]["connectedClients"] - 1
+        assert moving > 0
+        # When the second node is killed
+        victim = node_pids()[1]
+        os.kill(victim, signal.SIGKILL)
+        await lost.closed.wait()
+    # Then all who were there reconnect within the MVP client's patience
+    await eventually(
+        lambda: sum(voter.connected and voter.connections == 2 for voter, _, _ in voters) == moving,
+        f"{moving} voters back",
+    )
+    # And each is the same participant with the same vote, and goes on voting
+    for index, (voter, joined, option) in enumerate(voters):
+        again = await voter.join(poll.code, f"v{index}", joined["participantToken"])
+        assert again["participantId"] == joined["participantId"]
+        assert again["previousVote"] == option
+        assert (await voter.vote(poll.code, again, 2))["success"]
+    # And the one who was lost leaves the count, and nobody else
+    await eventually(lambda: participants(rest, poll, node_urls[0], 6), "six participants", 20)
+    await watcher.hears("participant-left", nickname="lost")
+    await watcher.hears("vote-update", votes=[0, 0, 6])
+    assert set(stored_votes(poll.code).values()) == {2}
+
+    # Afterwards the second node is back
+    async def back() -> bool:
+        try:
+            return (await rest.get("/api/health/ready", url=node_urls[1])).status == 200
+        except OSError:
+            return False
+
+    await eventually(back, "the second node is back", 30)
+    assert node_pids()[1] != victim
+    assert {event["nickname"] for event in watcher.heard("participant-left")} == {"lost"}
+
+
+async def participants(rest: Rest, poll: Poll, url: str, count: int) -> bool:
+    return (await rest.read(poll, url=url))["participantCount"] == count
+
+
+async def test_votes_sent_while_nobody_knows_the_room_yet_are_not_lost(
+    new_browser: NewBrowser, poll: Poll, node_urls: list[str], redis_url: str
+) -> None:
+    """Vote before registration: both travel on queues of their own, and the vote may be the quicker one."""
+    voters = [await new_browser(node_urls[number % 2]).connect() for number in range(10)]
+
+    async def join_and_vote(voter: Browser) -> None:
+        joined = await voter.join(poll.code, uuid4().hex[:10])
+        assert (await voter.vote(poll.code, joined, 1))["success"]
+
+    await asyncio.gather(*(join_and_vote(voter) for voter in voters))
+    for voter in voters:
+        await voter.hears("vote-update", votes=[0, 10, 0])
+        assert voter.heard("vote-recorded") and not voter.heard("vote-rejected")

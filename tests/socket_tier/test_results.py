@@ -1,0 +1,77 @@
+"""The tick: one update per room and tick, the newest, and never an older one after it."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from models.runtime.settings import load
+from socket_tier.metrics import NodeMetrics
+from socket_tier.results import Ticker
+from tests.socket_tier.waiting import eventually
+
+TICK_S = 0.05
+
+
+class Room:
+    """Takes what is delivered."""
+
+    def __init__(self, tick_s: float = TICK_S) -> None:
+        self.delivered: list[tuple[str, int]] = []
+        self.ticker = Ticker(lambda _code: tick_s, self._deliver, NodeMetrics(load().metrics, "node", "test"))
+
+    def offer(self, version: int, code: str = "ABC234") -> None:
+        self.ticker.offer(code, version, {"version": version})
+
+    async def _deliver(self, code: str, payload: dict[str, Any]) -> None:
+        self.delivered.append((code, payload["version"]))
+
+    def versions(self) -> list[int]:
+        return [version for _, version in self.delivered]
+
+
+async def test_the_first_goes_at_once_and_the_newest_at_the_end_of_the_tick() -> None:
+    room = Room()
+    for version in range(1, 50):
+        room.offer(version)
+    await eventually(lambda: room.versions() == [1, 49], "the first and the last")
+    await asyncio.sleep(TICK_S * 3)
+    assert room.versions() == [1, 49]
+
+
+@pytest.mark.parametrize("older", [4, 1])
+async def test_an_older_version_is_dropped(older: int) -> None:
+    room = Room()
+    room.offer(5)
+    room.offer(older)
+    room.offer(7)
+    room.offer(6)
+    await eventually(lambda: len(room.delivered) == 2, "two updates")
+    room.offer(older)
+    await asyncio.sleep(TICK_S * 3)
+    assert room.versions() == [5, 7]
+
+
+async def test_a_repeat_of_the_newest_is_sent_again() -> None:
+    room = Room()
+    room.offer(5)
+    await eventually(lambda: room.versions() == [5], "the first")
+    room.offer(5)
+    await eventually(lambda: room.versions() == [5, 5], "the repeat")
+
+
+async def test_rooms_dont_wait_for_each_other() -> None:
+    room = Room(tick_s=30)
+    room.offer(1, "AAAAAA")
+    room.offer(1, "BBBBBB")
+    await eventually(lambda: len(room.delivered) == 2, "both rooms")
+
+
+async def test_a_room_that_was_left_is_sent_nothing_more() -> None:
+    room = Room()
+    room.offer(1)
+    room.offer(2)
+    await eventually(lambda: room.versions() == [1], "the first")
+    room.ticker.forget("ABC234")
+    await asyncio.sleep(TICK_S * 3)
+    assert room.versions() == [1]
