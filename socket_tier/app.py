@@ -42,7 +42,7 @@ from socket_tier.sessions import Sessions
 from socket_tier.shedding import Shedding
 from socket_tier.socket_rooms import SocketRooms
 from socket_tier.state_changes import StateChanges
-from socket_tier.tasks import Tasks
+from socket_tier.tasks import Tasks, keep_running
 from socket_tier.transport.direct_socket import DirectSocket
 from socket_tier.transport.engine import DirectEngine
 from socket_tier.transport.lane import VoteLane
@@ -213,7 +213,7 @@ class Node:
     # Lifecycles, in the order in which they start.
 
     async def _run_publisher(self, _app: web.Application) -> AsyncIterator[None]:
-        running = asyncio.create_task(self.publisher.run(), name="publisher")
+        running = keep_running(self.publisher.run(), "publisher")
         yield
         await self.publisher.drain(_STOP_TIMEOUT_S)
         await self.publisher.close()
@@ -232,14 +232,14 @@ class Node:
         await asyncio.gather(self.fanout.thread, return_exceptions=True)
 
     async def _run_inbox(self, _app: web.Application) -> AsyncIterator[None]:
-        running = asyncio.create_task(self.inbox.run(), name="notices")
+        running = keep_running(self.inbox.run(), "notices")
         yield
         await self.inbox.close()
         await running
 
     async def _run_presence(self, _app: web.Application) -> AsyncIterator[None]:
         running = [
-            asyncio.create_task(work, name=name)
+            keep_running(work, name)
             for name, work in (
                 ("presence-heartbeat", self.presence.run_heartbeat()),
                 ("participant-counts", self.presence.run_counts()),
@@ -252,7 +252,7 @@ class Node:
 
     async def _run_votes(self, _app: web.Application) -> AsyncIterator[None]:
         running = [
-            asyncio.create_task(work, name=name)
+            keep_running(work, name)
             for name, work in (
                 ("choices", self.choices.run()),
                 ("vote-results", self.vote_results.run()),

@@ -15,7 +15,7 @@ from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
 
-_WRITE_EVERY_S = 0.05
+_WRITE_EVERY_S = 0.02
 _PER_CALL = 500
 _KEPT = 50_000
 

@@ -1,7 +1,9 @@
-"""Owns the short tasks that nobody waits for: named, logged when they fail, ended at shutdown."""
+"""Tasks with a name and an owner: the short ones that nobody waits for, and those that live as long as the node."""
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import Coroutine
 from typing import Any
 
@@ -9,6 +11,8 @@ log = logging.getLogger(__name__)
 
 
 class Tasks:
+    """Short tasks: logged when they fail, ended at shutdown."""
+
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -28,3 +32,18 @@ class Tasks:
         self._running.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("task_failed", extra={"task": task.get_name()}, exc_info=task.exception())
+
+
+def keep_running(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """A task that lives as long as the node. When it fails the node ends, drained, and the supervisor starts another:
+    without it this one would only look alive.
+    """
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("task_failed", extra={"task": name}, exc_info=task.exception())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    running = asyncio.create_task(work, name=name)
+    running.add_done_callback(ended)
+    return running

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pika
+import pika.exceptions
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel
 
@@ -147,4 +148,5 @@ class Link:
             return
         transport = getattr(connection, "_transport", None)
         if transport is not None:
-            transport.abort()
+            # Not the transport's own abort: without a reason pika fails half-way, and the heartbeat goes on.
+            connection._terminate_stream(pika.exceptions.StreamLostError("given up by us"))

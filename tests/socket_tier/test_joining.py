@@ -1,10 +1,12 @@
 """Who is who: joins, resumes and nicknames, over each official client."""
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
 import pytest
 import redis
+import socketio
 
 from models.wire import names
 from tests.socket_tier.browsers import JS_KINDS, KINDS, Browser
@@ -200,3 +202,41 @@ async def test_after_a_cut_the_hosts_page_hears_its_room_without_joining_again(
     await (await new_browser().connect()).join(poll.code, "Bo")
     await host.hears("participant-joined", nickname="Bo")
     assert (await host.change(poll.code, "closed"))["success"]
+
+
+@pytest.mark.proves("FR-004", "FR-030", "US1.3", "US5.5")
+async def test_a_token_in_the_handshake_resumes_within_one_round_trip(
+    new_browser: NewBrowser, poll: Poll, node_urls: list[str], redis_url: str
+) -> None:
+    # Given a participant who has voted at one node
+    first = await new_browser(node_urls[0]).connect()
+    joined = await first.join(poll.code, "Ada")
+    assert (await first.vote(poll.code, joined, 2))["success"]
+    await eventually(lambda: choice_of(redis_url, poll, joined) == "2", "the choice, written behind the ack")
+    # When a client connects to the other node with the token in its handshake, and sends nothing else
+    client = socketio.AsyncClient(reconnection=False)
+    resumed: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    client.on("session-resumed", lambda payload: resumed.done() or resumed.set_result(payload))
+    await client.connect(
+        node_urls[-1],
+        transports=["websocket"],
+        auth={"roomCode": poll.code, "participantToken": joined["participantToken"]},
+    )
+    # Then it is told who it is and what it voted, and may vote at once
+    told = await asyncio.wait_for(resumed, 15)
+    assert (told["participantId"], told["previousVote"], told["reconnected"]) == (joined["participantId"], 2, True)
+    ack = await client.call(
+        "submit-vote", {"roomCode": poll.code, "participantId": told["participantId"], "optionIndex": 1}
+    )
+    assert ack["success"]
+    assert await first.hears("vote-update", votes=[0, 1, 0])
+    await client.disconnect()
+
+
+@pytest.mark.parametrize("auth", [{"roomCode": 5, "participantToken": []}, {"participantToken": "x"}, {"more": "x"}])
+async def test_a_handshake_with_nonsense_connects_as_nobody(browser: Browser, poll: Poll, auth: dict[str, Any]) -> None:
+    client = socketio.AsyncClient(reconnection=False)
+    await client.connect(browser.url, transports=["websocket"], auth={"roomCode": poll.code, **auth})
+    ack = await client.call("join-room", {"roomCode": poll.code, "nickname": "Ada"})
+    assert (ack["success"], ack["reconnected"]) == (True, False)
+    await client.disconnect()

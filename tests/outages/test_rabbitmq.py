@@ -1,0 +1,75 @@
+"""Promise 4: while RabbitMQ is away or full the node answers at once with a time to try again; it never hangs."""
+
+from __future__ import annotations
+
+import pytest
+
+from scripts.faults.guest import Guest
+from scripts.faults.load import Load
+from scripts.faults.stack import RunningStack
+from scripts.loadtest import rest
+from scripts.stack.services import rabbitmq
+from tests.outages import probes
+from tests.outages.conftest import Drill
+
+_PUBLISH_TIMEOUT_S = 5.0  # what was in flight when it hung is answered after this
+_AT_ONCE_S = 1.0
+_MORE_THAN_ANY_DISK = "1000000GB"
+
+
+def assert_promise_4(stack: RunningStack, load: Load, room: str, guest: Guest) -> None:
+    """What holds while RabbitMQ takes nothing. ``guest`` has joined the room."""
+    node = stack.nodes[0]
+    first = load.during(lambda: guest.vote(room, 1))
+    assert first.comes_back_later and first.took_s < _PUBLISH_TIMEOUT_S + 2, first
+    # From now on the node knows.
+    second = load.during(lambda: guest.vote(room, 2))
+    assert second.comes_back_later and second.took_s < _AT_ONCE_S, second
+    probes.assert_put_off(load.during(lambda: probes.new_poll(node)), _AT_ONCE_S)
+    known = load.during(lambda: probes.read_poll(node, room))
+    assert known.status == 200, known
+    health = load.during(lambda: probes.http_call(node, "GET", "/api/health"))
+    assert health.status == 503 and health.body["dependencies"]["broker"]["status"] == "disconnected", health
+    ready = load.during(lambda: probes.http_call(node, "GET", "/api/health/ready"))
+    assert ready.status == 200, "a shared dependency must not make a node unready"
+    assert load.until(lambda: load.progress().refused > 0, 10), "nobody of the crowd was told"
+
+
+@pytest.mark.proves("FR-035", "FR-037", "FR-038", "FR-041", "SC-002", "US6.5", "E6")
+def test_rabbitmq_killed_and_kept_down(
+    drill: Drill, stack: RunningStack, side_room: rest.Room, guest: Guest, hold_s: float
+) -> None:
+    with drill("RabbitMQ killed, kept down") as load:
+        load.strike(stack["rabbitmq"].kill_and_hold_down)
+        assert_promise_4(stack, load, side_room.code, guest)
+        load.hold(hold_s)
+        load.during(stack["rabbitmq"].bring_back)
+
+
+@pytest.mark.proves("FR-035", "FR-037", "FR-041", "SC-002", "US6.5", "E6")
+def test_rabbitmq_hung(drill: Drill, stack: RunningStack, side_room: rest.Room, guest: Guest, hold_s: float) -> None:
+    with drill("RabbitMQ hung") as load:
+        load.strike(stack["rabbitmq"].freeze)
+        assert_promise_4(stack, load, side_room.code, guest)
+        load.hold(hold_s)
+        stack["rabbitmq"].thaw()
+
+
+@pytest.mark.proves("FR-037", "FR-041", "SC-002", "US6.5", "E6")
+def test_rabbitmq_disk_alarm(
+    drill: Drill, stack: RunningStack, side_room: rest.Room, guest: Guest, hold_s: float
+) -> None:
+    with drill("RabbitMQ disk alarm") as load:
+        try:
+            load.strike(lambda: set_disk_free_limit(stack, _MORE_THAN_ANY_DISK))
+            assert_promise_4(stack, load, side_room.code, guest)
+            load.hold(hold_s)
+        finally:
+            load.during(lambda: set_disk_free_limit(stack, "200MB"))
+
+
+def set_disk_free_limit(stack: RunningStack, limit: str) -> None:
+    """Below the limit RabbitMQ takes no more messages."""
+    with stack.folder.log("disk-alarm").open("w") as out:
+        arguments = ["set_disk_free_limit", limit]
+        assert rabbitmq.run_ctl(stack.folder, arguments, out) == 0, out.name
