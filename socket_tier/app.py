@@ -281,6 +281,7 @@ class Node:
                 self.states.closing(notice)
             case notices.WorkerHeartbeat():
                 self.workers.heard(notice)
+                self.buffer.database_away(self.workers.database_away())
             case _:
                 self.commands.answered(notice.request_id, notice)
 

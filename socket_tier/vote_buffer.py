@@ -67,6 +67,7 @@ class VoteBuffer:
         self._awaiting_commit_votes = 0
         self._published: defaultdict[int, _Published] = defaultdict(_Published)
         self._closed = False
+        self._max_wait_s = settings.max_wait_s
         self.held = 0
 
     def add(self, vote: CastVote, receipt: Receipt) -> None:
@@ -85,7 +86,11 @@ class VoteBuffer:
         if len(self._votes) >= self._settings.max_votes:
             self.flush()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._settings.max_wait_s, self.flush)
+            self._timer = asyncio.get_running_loop().call_later(self._max_wait_s, self.flush)
+
+    def database_away(self, away: bool) -> None:
+        """While the workers can't store anything, batches grow: what they find afterwards is a shorter queue."""
+        self._max_wait_s = self._settings.max_wait_outage_s if away else self._settings.max_wait_s
 
     def share_held(self) -> float:
         """How full the buffer is, between 0 and 1."""

@@ -33,10 +33,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _options(settings: Settings, role: str, queues: tuple[str, ...], options: list[str]) -> list[str]:
+    threads = settings.worker.vote_threads if role == "votes" else settings.worker.threads
     return [
         f"workers.app:{role}",
         "--processes", "1",
-        "--threads", str(settings.worker.threads),
+        "--threads", str(threads),
         "--worker-shutdown-timeout", str(round(settings.worker.shutdown_s * 1000)),
         "--skip-logging",
         *options,

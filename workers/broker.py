@@ -54,7 +54,12 @@ class CommandBroker(RabbitmqBroker):
     """Delivers commands to actors, and every command to exactly one end: acked, given back or dead-lettered."""
 
     def __init__(
-        self, settings: Settings, middleware: list[Middleware], dead_letters: DeadLetters, metrics: WorkerMetrics
+        self,
+        settings: Settings,
+        middleware: list[Middleware],
+        dead_letters: DeadLetters,
+        metrics: WorkerMetrics,
+        prefetch: int,
     ) -> None:
         super().__init__(confirm_delivery=True, middleware=middleware)
         self.parameters = parameters(settings.broker, f"{settings.worker.name} consumer")
@@ -62,7 +67,7 @@ class CommandBroker(RabbitmqBroker):
         self.metrics = metrics
         self.stopping = threading.Event()
         self.hold_s = settings.worker.outage_hold_s
-        self._prefetch = settings.worker.prefetch
+        self._prefetch = prefetch
         self._work: queue.PriorityQueue[_WorkQueueItem] | None = None
 
     def attach(self, worker: dramatiq.Worker) -> None:

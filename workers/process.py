@@ -103,8 +103,10 @@ class WorkerProcess:
             TimeLimit(time_limit=(hold_s + self.settings.database.call_deadline_s + _BEYOND_HOLD_S) * 1000),
             SafeRetries(self.metrics),
         ]
+        worker = self.settings.worker
+        prefetch = worker.vote_prefetch if self.role == "votes" else worker.prefetch
         dramatiq.set_encoder(CommandEncoder())
-        broker = CommandBroker(self.settings, middleware, self.dead_letters, self.metrics)
+        broker = CommandBroker(self.settings, middleware, self.dead_letters, self.metrics, prefetch)
         dramatiq.set_broker(broker)
         return broker
 

@@ -79,6 +79,7 @@ class NodeSettings(Section):
 class BatchSettings(Section):
     max_votes: Annotated[int, Meta(ge=1, le=10_000)]
     max_wait_s: Annotated[float, Meta(ge=0, le=1)]
+    max_wait_outage_s: Annotated[float, Meta(ge=0, le=1)]
     capacity_votes: Count
     receipts: Count
 
@@ -106,8 +107,10 @@ class PollSettings(Section):
 
 class WorkerSettings(Section):
     name: Text
-    threads: Count
+    threads: Annotated[int, Meta(ge=3)]
     prefetch: Count
+    vote_threads: Count
+    vote_prefetch: Count
     merge_votes: Count
     tick_s: Seconds
     sweep_s: Seconds

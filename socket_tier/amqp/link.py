@@ -17,6 +17,7 @@ from models.runtime.settings import BrokerSettings
 log = logging.getLogger(__name__)
 
 CONNECT_DEADLINE_S = 5
+_LOOK_EVERY_S = 2.0
 
 
 class Link:
@@ -57,7 +58,7 @@ class Link:
         while not self._closing:
             if await self._connect():
                 pause_s = 0.1
-                await self._gone.wait()
+                await self._wait_until_gone()
                 if self._up:
                     self._up = False
                     self._on_lost()
@@ -66,6 +67,16 @@ class Link:
             if not self._closing:
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(pause_s * 2, self._settings.reconnect_max_s)
+
+    async def _wait_until_gone(self) -> None:
+        """Until a callback says so; looked after by ourselves as well, since a node without its link is of no use."""
+        while not self._gone.is_set():
+            try:
+                await asyncio.wait_for(self._gone.wait(), _LOOK_EVERY_S)
+            except TimeoutError:
+                if self._connection is None or not self._connection.is_open:
+                    log.error("broker_loss_unnoticed", extra={"link": self.name})
+                    return
 
     async def close(self) -> None:
         """Close for good. Whatever is still unconfirmed is given up by the owner before this."""

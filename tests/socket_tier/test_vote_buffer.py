@@ -66,7 +66,7 @@ class Voter:
 
 
 def buffer_with(broker: Broker, **changes: float) -> VoteBuffer:
-    settings = BatchSettings(max_votes=3, max_wait_s=0.01, capacity_votes=5, receipts=100)
+    settings = BatchSettings(max_votes=3, max_wait_s=0.01, max_wait_outage_s=0.02, capacity_votes=5, receipts=100)
     return VoteBuffer(
         cast(Publisher, broker),
         msgspec.structs.replace(settings, **changes),
