@@ -33,6 +33,10 @@ defaults
     timeout http-request 15s
     timeout queue 5s
     timeout tunnel 1h
+    # In the words of the wire contract, also when no node is there to say them.
+    http-error status 502 content-type application/json string '{busy}' hdr Retry-After 1
+    http-error status 503 content-type application/json string '{busy}' hdr Retry-After 1
+    http-error status 504 content-type application/json string '{busy}' hdr Retry-After 1
 
 frontend browsers
     bind {host}:{port}
@@ -45,12 +49,22 @@ backend nodes
     balance leastconn
     # The polling transport needs one node for all requests of a session.
     dynamic-cookie-key {cookie_key}
+    # A node that dies or drains in the middle of a handshake costs its browsers nothing: another one answers. Only for
+    # what may be repeated.
+    retry-on conn-failure empty-response 503
+    http-request disable-l7-retry unless METH_GET
     cookie votemill-node insert indirect nocache dynamic httponly
     option httpchk GET /api/health/ready
     http-check expect status 200
     default-server check inter 500ms fall 2 rise 2 slowstart 5s
 {servers}
 """
+
+
+BUSY = (
+    '{"success":false,"error":"The service is busy, please try again","code":"no_node",'
+    '"retryAfter":1,"correlationId":""}'
+)
 
 
 def program(plan: Plan) -> Program:
@@ -69,6 +83,7 @@ def prepare(plan: Plan) -> None:
         port=plan.options.port,
         connections=_most_connections(),
         cookie_key=plan.folder.secret("balancer-cookie-key"),
+        busy=BUSY,
         servers="\n".join(f"    server {name} {ports.LOOPBACK}:{port}" for name, port in plan.node_ports.items()),
     )
     write_private(data / "haproxy.cfg", text)
