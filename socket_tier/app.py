@@ -147,7 +147,7 @@ class Node:
         if isinstance(self.server.eio, DirectEngine):
             self.server.eio.lane = VoteLane(self.buffer, self.choices, self.shedding, self.metrics)
             self.server.eio.on_owed = self._pay_results
-        self.vote_results = VoteResults(self.buffer, self.sessions, self.fanout, self.cache, self.metrics)
+        self.vote_results = VoteResults(self.buffer, self.sessions, self.rooms, self.fanout, self.metrics)
         Events(
             settings=settings,
             server=self.server,
@@ -242,6 +242,7 @@ class Node:
             keep_running(work, name)
             for name, work in (
                 ("presence-heartbeat", self.presence.run_heartbeat()),
+                ("presence-repairs", self.presence.run_repairs()),
                 ("participant-counts", self.presence.run_counts()),
                 ("host-feed", self.presence.host_feed.run()),
             )
@@ -349,6 +350,8 @@ class Node:
             await self._say_alive()
 
     async def _say_alive(self, *, stopped: bool = False) -> None:
+        if self.workers.database_away() and not stopped:
+            return  # nobody could store it, and it would stand in the hosts' way
         try:
             await self.commands.send(NodeHeartbeat(self.node_id, self.settings.node.name, now_us(), stopped))
         except Refused as refusal:

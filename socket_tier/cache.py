@@ -15,11 +15,12 @@ from models.wire import names
 from models.wire.polls import BrowserRole, PollSnapshot
 from socket_tier.redis_pipeline import RedisPipeline, Script
 
-# Takes a nickname for a participant. KEYS: room, nicknames, choices, present. ARGV: nickname key, participant, limit.
+# Takes a nickname for a participant. KEYS: room, nicknames, choices. ARGV: nickname key, participant, limit, seconds to
+# live.
 # Answers 1 taken by this participant, 0 held by another, -1 the room isn't in the cache, -2 the room is full.
 # The room's existence is checked in the same step: in an emptied cache every nickname would look free.
 _TAKE_NICKNAME = Script("""
-if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
+if redis.call('HEXISTS', KEYS[1], 'version') == 0 then return -1 end
 local holder = redis.call('HGET', KEYS[2], ARGV[1])
 if holder and holder ~= ARGV[2] then return 0 end
 if not holder then
@@ -27,27 +28,40 @@ if not holder then
   redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 end
 redis.call('HSETNX', KEYS[3], ARGV[2], '-1:0')
+redis.call('EXPIRE', KEYS[3], ARGV[4])
 return 1
 """)
 
-# Stores choices unless a newer one is there. KEYS: choices. ARGV: participant, option, seq, ... and so on.
+# KEYS: nicknames, choices. ARGV: nickname key, participant.
+_RELEASE_NICKNAME = Script("""
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
+  redis.call('HDEL', KEYS[1], ARGV[1])
+  redis.call('HDEL', KEYS[2], ARGV[2])
+end
+""")
+
+# Stores choices unless a newer one is there. KEYS: choices. ARGV: seconds to live; participant, option, seq, and so on.
 _STORE_CHOICES = Script("""
-for i = 1, #ARGV, 3 do
+for i = 2, #ARGV, 3 do
   local stored = redis.call('HGET', KEYS[1], ARGV[i])
   local seq = stored and tonumber(string.match(stored, ':(%d+)')) or -1
   if seq < tonumber(ARGV[i + 2]) then
     redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1] .. ':' .. ARGV[i + 2])
   end
 end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
 """)
 
-# Marks a participant as connected on a node. KEYS: node's own, present. ARGV: field, participant, nickname.
+# Marks a participant as connected on a node. KEYS: node's own, present. ARGV: field, participant, nickname, seconds
+# to live.
 # Answers {1 when nobody had it connected before, participants present}. Harmless when repeated.
 _ARRIVE = Script("""
 local net = 0
 if redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) == 1 then
   if redis.call('HINCRBY', KEYS[2], ARGV[2], 1) == 1 then net = 1 end
 end
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+redis.call('EXPIRE', KEYS[2], ARGV[4])
 return {net, redis.call('HLEN', KEYS[2])}
 """)
 
@@ -63,10 +77,23 @@ return {net, redis.call('HLEN', KEYS[2])}
 """)
 
 
+# KEYS: nodes alive. ARGV: silent since, the score that a claimed node gets.
+_CLAIM_DEAD_NODE = Script("""
+local silent = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, 1)
+if not silent[1] then return false end
+redis.call('ZADD', KEYS[1], ARGV[2], silent[1])
+return silent[1]
+""")
+
 # KEYS: room, present.
 _READ_ROOM = Script("""
 local room = redis.call('HMGET', KEYS[1], 'snapshot', 'closing_us')
 return {room[1], room[2], redis.call('HLEN', KEYS[2])}
+""")
+
+# KEYS: room. ARGV: closing_us. A room that isn't there must not come to exist without its nicknames.
+_NOTE_CLOSING = Script("""
+if redis.call('HEXISTS', KEYS[1], 'version') == 1 then redis.call('HSET', KEYS[1], 'closing_us', ARGV[1]) end
 """)
 
 # KEYS: a hash. ARGV: seconds to live, field, value, ... and so on.
@@ -129,18 +156,25 @@ class Cache:
 
     async def note_closing(self, room_code: str, at_us: int) -> None:
         """Remember a close that is durable at the broker, for nodes that learn of the room later."""
-        await self._call("HSET", names.room_key(room_code), "closing_us", at_us)
+        await self._call(1, names.room_key(room_code), at_us, script=_NOTE_CLOSING)
 
     async def take_nickname(self, room_code: str, nickname_key: str, participant_id: UUID, limit: int) -> None:
         """:raises NicknameTaken, RoomFull, RoomNotCached, CacheUnavailable:"""
         keys = (names.room_key(room_code), names.nicknames_key(room_code), names.choices_key(room_code))
-        answer = await self._call(3, *keys, nickname_key, participant_id.hex, limit, script=_TAKE_NICKNAME)
+        answer = await self._call(
+            3, *keys, nickname_key, participant_id.hex, limit, self._room_ttl_s, script=_TAKE_NICKNAME
+        )
         if answer == 0:
             raise NicknameTaken
         if answer == -1:
             raise RoomNotCached
         if answer == -2:
             raise RoomFull
+
+    async def release_nickname(self, room_code: str, nickname_key: str, participant_id: UUID) -> None:
+        """Give back a nickname that was taken for a join that failed."""
+        keys = (names.nicknames_key(room_code), names.choices_key(room_code))
+        await self._call(2, *keys, nickname_key, participant_id.hex, script=_RELEASE_NICKNAME)
 
     async def choice(self, room_code: str, participant_id: UUID) -> StoredChoice | None:
         """A participant's last acked choice; None when Redis doesn't know whether there is one."""
@@ -156,7 +190,7 @@ class Cache:
 
     async def store_choices(self, room_code: str, choices: Sequence[tuple[UUID, int, int]]) -> None:
         """Participant, option (-1 for none) and seq each. An older choice never replaces a newer one."""
-        arguments: list[Any] = []
+        arguments: list[Any] = [self._room_ttl_s]
         for participant_id, option, seq in choices:
             arguments += (participant_id.hex, option, seq)
         await self._call(1, names.choices_key(room_code), *arguments, script=_STORE_CHOICES)
@@ -190,13 +224,20 @@ class Cache:
         """Say that this node lives; True when Redis didn't know of it, so that it lacks our members too."""
         return bool(await self._call("ZADD", names.NODES_ALIVE_KEY, time.time(), node_id.hex))
 
-    async def claim_dead_nodes(self, timeout_s: float) -> list[UUID]:
-        """Nodes silent for longer than ``timeout_s``; each goes to one caller only, who counts its members out."""
-        silent = await self._call("ZRANGEBYSCORE", names.NODES_ALIVE_KEY, 0, time.time() - timeout_s)
-        return [UUID(hex=node.decode()) for node in silent if await self._call("ZREM", names.NODES_ALIVE_KEY, node)]
+    async def claim_dead_node(self, timeout_s: float, lease_s: float) -> UUID | None:
+        """A node silent for longer than ``timeout_s``, for one caller alone during ``lease_s``; None without one.
+
+        The caller counts its members out and then forgets it; one that fails leaves it to the next.
+        """
+        now = time.time()
+        silent = await self._call(
+            1, names.NODES_ALIVE_KEY, now - timeout_s, now - timeout_s + lease_s, script=_CLAIM_DEAD_NODE
+        )
+        return UUID(hex=silent.decode()) if silent else None
 
     async def forget_node(self, node_id: UUID) -> None:
         await self._call("DEL", names.node_present_key(node_id))
+        await self._call("ZREM", names.NODES_ALIVE_KEY, node_id.hex)
 
     async def claim_room(self, room_code: str, browser_id: UUID, ttl_s: int) -> bool:
         """Whether this browser holds the claim on a room; the first to ask does."""
@@ -230,6 +271,6 @@ class Cache:
         self, script: Script, node_id: UUID, room_code: str, participant_id: UUID, nickname: str
     ) -> tuple[bool, int]:
         keys = (names.node_present_key(node_id), names.present_key(room_code))
-        arguments = (f"{room_code}:{participant_id.hex}", participant_id.hex, nickname)
+        arguments = (f"{room_code}:{participant_id.hex}", participant_id.hex, nickname, self._room_ttl_s)
         net, present = await self._call(2, *keys, *arguments, script=script)
         return bool(net), present

@@ -16,6 +16,7 @@ from socket_tier.vote_buffer import now_us
 log = logging.getLogger(__name__)
 
 _WRITE_EVERY_S = 0.02
+_PAUSE_AFTER_FAILURE_S = 0.5
 _PER_CALL = 500
 _KEPT = 50_000
 
@@ -38,11 +39,13 @@ class Choices:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(_WRITE_EVERY_S)
-            await self.write()
+            pause_s = _WRITE_EVERY_S if await self.write() else _PAUSE_AFTER_FAILURE_S
+            await asyncio.sleep(pause_s)
 
-    async def write(self) -> None:
-        """Write what is waiting; what Redis doesn't take is kept."""
+    async def write(self) -> bool:
+        """Write what is waiting; what Redis doesn't take is kept. Whether all of it is written."""
+        if not self._unwritten:
+            return True
         unwritten, self._unwritten = self._unwritten, OrderedDict()
         by_room: dict[str, list[tuple[UUID, int, int]]] = {}
         for (room_code, participant_id), (option, seq) in unwritten.items():
@@ -53,13 +56,15 @@ class Choices:
                 try:
                     await self._cache.store_choices(room_code, some)
                 except CacheUnavailable:
-                    for participant_id, option, seq in some:
-                        self._unwritten.setdefault((room_code, participant_id), (option, seq))
+                    # Newer ones have come meanwhile; what was written already is written again, which does no harm.
+                    self._unwritten = OrderedDict(unwritten | self._unwritten)
+                    return False
+        return True
 
     async def of(self, room: Room, participant_id: UUID) -> StoredChoice:
         """The last choice of a participant, from Redis or else from the database by way of the workers.
 
-        With neither in reach the choice is unknown and shown as none: the vote itself is not affected.
+        With neither in reach the choice is unknown and shown as none; the next vote is then ordered by the clock alone.
         """
         try:
             known = await self._cache.choice(room.code, participant_id)

@@ -92,12 +92,20 @@ class Events:
             raise
 
     async def _submit_vote(self, session: Session, payload: object) -> dict[str, Any]:
-        return await self._voting.submit(session, payloads.submit_vote(payload))
+        request = payloads.submit_vote(payload)
+        self._limit_search(session, request.room_code)
+        return await self._voting.submit(session, request)
 
     async def _change_poll_state(self, session: Session, payload: object) -> dict[str, Any]:
         request = payloads.change_poll_state(payload)
+        self._limit_search(session, request.room_code)
         controller = Controller(session.address, request.host_token, session)
         return await self._hosting.change_state(controller, request)
+
+    def _limit_search(self, session: Session, room_code: str) -> None:
+        """Looking for a room that this node doesn't know may cost a query: trying codes is limited per address."""
+        if self._rooms.known(room_code) is None:
+            self._limits.request(session.address)
 
     async def _unknown(self, event: str, sid: str, *_payload: object) -> dict[str, Any]:
         return Invalid("Unknown event", "unknown_event").body(uuid4().hex)
@@ -114,7 +122,10 @@ class Events:
                     raise Invalid("Not connected", "not_connected")
                 if len(args) != 1:
                     raise Invalid("Invalid payload: expected exactly one argument", "invalid_payload")
-                return {**await handle(session, args[0]), "correlationId": correlation}
+                ack = {**await handle(session, args[0]), "correlationId": correlation}
+                if self._sessions.get(sid) is not session:
+                    self._gone(session)  # it left while this was under way, and was put into rooms after that
+                return ack
             except Refused as refusal:
                 if isinstance(refusal, RateLimited) and session is not None:
                     self._audit.note("rate_limited", outcome="refused", action=handle.__name__, address=session.address)
@@ -151,13 +162,15 @@ class Events:
         except Exception:
             self._metrics.count("events.failed")
             log.exception("connect_failed")
-            self._sessions.remove(sid)
+            await self._disconnected(sid)
             return False
 
     async def _disconnected(self, sid: str, *_reason: object) -> None:
         session = self._sessions.remove(sid)
-        if session is None:
-            return
+        if session is not None:
+            self._gone(session)
+
+    def _gone(self, session: Session) -> None:
         self._joining.gone(session)
         self._sockets.gone(session)
 

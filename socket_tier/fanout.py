@@ -182,9 +182,12 @@ class Fanout(AsyncRedisManager):
                     await self.pubsub.subscribe(self.channel, self._own_channel)
                 self._heard_at = time.monotonic()
                 pings = asyncio.create_task(self._ping(), name="fanout-ping")
-                while time.monotonic() - self._heard_at < _DEAF_AFTER_S:
+                while True:
                     message = await self.pubsub.get_message(ignore_subscribe_messages=True, timeout=0.25)
                     if message is None:
+                        # Only silence counts: a busy node has its own pings still unread behind other messages.
+                        if time.monotonic() - self._heard_at > _DEAF_AFTER_S:
+                            break
                         continue
                     if message["channel"] == self._own_channel.encode():
                         self._heard_at = time.monotonic()

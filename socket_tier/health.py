@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-import resource
 import time
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -101,7 +101,9 @@ class Health:
             "dependencies": dependencies,
             "system": await asyncio.to_thread(_system),
         }
-        return json_response(body, 503 if status == "unhealthy" else 200)
+        if status == "unhealthy":
+            return json_response(body, 503, {"Retry-After": "1"})
+        return json_response(body)
 
     def _database(self) -> dict[str, Any]:
         beats = self._workers.alive()
@@ -146,7 +148,7 @@ def _overall(dependencies: dict[str, dict[str, Any]]) -> str:
 
 def _system() -> dict[str, Any]:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    used = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return {
         "memory": {"used": used, "total": total, "percentage": round(used * 100 / total, 2)},
         "cpu": {"loadAverage": list(os.getloadavg())},

@@ -1,12 +1,14 @@
 """Who may control a poll, and how a state change travels."""
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
+from models.runtime.logs import correlation_id
 from models.runtime.settings import SecuritySettings
-from models.runtime.tokens import HostToken, InvalidToken, Tokens
+from models.runtime.tokens import InvalidToken, Tokens
 from models.wire import names
 from models.wire.commands import ChangeState, ClaimHost
 from models.wire.notices import Notice, PollClosing, StateChanged
@@ -99,10 +101,16 @@ class Hosting:
         if request.new_state is previous:
             return self._ack(room, previous)
         command = ChangeState(
-            uuid4(), self._node_id, room.poll.poll_id, request.new_state, room.next_change_us(), controller.address
+            uuid4(),
+            self._node_id,
+            room.poll.poll_id,
+            request.new_state,
+            room.next_change_us(),
+            controller.address,
+            correlation_id.get(),
         )
         try:
-            if request.new_state is PollState.CLOSED and previous is PollState.OPEN:
+            if previous is PollState.OPEN:
                 answer = await self._close(room, command)
             else:
                 answer = await self._commands.request(command, command.command_id)
@@ -116,14 +124,16 @@ class Hosting:
         notice = PollClosing(room.poll.poll_id, room.code, command.at_us)
 
         async def tell_the_others() -> None:
-            try:
-                await self._cache.note_closing(room.code, command.at_us)
-            except CacheUnavailable:
-                log.info("closing_not_cached")
-            try:
-                await self._commands.broadcast(notice)
-            except Refused as refusal:
-                log.warning("closing_not_announced", extra={"code": refusal.code})  # the commit will be
+            told = await asyncio.gather(
+                self._commands.broadcast(notice),
+                self._cache.note_closing(room.code, command.at_us),
+                return_exceptions=True,
+            )
+            for failure in told:
+                if isinstance(failure, Refused):
+                    log.warning("closing_not_announced", extra={"code": failure.code})  # the commit will be
+                elif isinstance(failure, BaseException):
+                    raise failure
 
         self._states.closing(notice)
         try:
@@ -199,8 +209,8 @@ class Hosting:
         if session.browser_id is None or self._cookie_hosts(session, room):
             return
         role = BrowserRole(room.poll.poll_id, room.code, host=True, joined_at_us=now_us())
-        session.roles.append(role)
         await self._commands.send(ClaimHost(room.poll.poll_id, session.browser_id, now_us()))
+        session.roles.append(role)
         try:
             await self._cache.add_browser_role(session.browser_id, role, complete=session.new_browser)
         except CacheUnavailable:
@@ -210,6 +220,3 @@ class Hosting:
         state = room.state.value
         poll = {**poll_view(room.poll, room.participant_count), "state": state}
         return {"success": True, "state": state, "previousState": previous.value, "poll": poll}
-
-    def host_token(self, room: Room) -> str:
-        return self._tokens.sign_host(HostToken(room.poll.poll_id, room.poll.token_generation))

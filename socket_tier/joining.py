@@ -20,7 +20,7 @@ from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
 from socket_tier.payloads import JoinRoom
 from socket_tier.presence import Presence
-from socket_tier.refusals import CacheUnavailable, Invalid
+from socket_tier.refusals import BrokerUnavailable, CacheUnavailable, Invalid, Refused
 from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.sessions import Session
 from socket_tier.shedding import Shedding
@@ -95,7 +95,7 @@ class Joining:
         member = await self.enter(session, room, identity.participant_id, identity.nickname)
         await self._sockets.leave_tentative(session, room.code)
         if reconnected:
-            await self._learn_choice(room, member)
+            await self.learn_choice(room, member)
         self._metrics.count("joins.accepted")
         self._sockets.show_soon(session.sid, room)
         return self._ack(room, identity, member, reconnected=reconnected)
@@ -109,11 +109,12 @@ class Joining:
         identity = self._from_token(room, token, None)
         if identity is not None:
             member = await self.enter(session, room, identity.participant_id, identity.nickname)
-            await self._learn_choice(room, member)
+            await self.learn_choice(room, member)
             self._sockets.show_soon(session.sid, room, resumed=self._ack(room, identity, member, reconnected=True))
 
     async def enter(self, session: Session, room: Room, participant_id: UUID, nickname: str) -> Member:
         """Make a socket one of a participant's."""
+        room = self._sockets.hold(session, room)
         earlier = session.participants.get(room.code)
         if earlier is not None and earlier[1].participant_id != participant_id:
             await self.leave(session, room.code)
@@ -134,11 +135,12 @@ class Joining:
             self._presence.depart(room, member, session.sid)
         session.participants.clear()
 
-    async def _learn_choice(self, room: Room, member: Member) -> None:
+    async def learn_choice(self, room: Room, member: Member) -> None:
         """A vote by way of another node, or before this one started, orders the next one behind it."""
         stored = await self._choices.of(room, member.participant_id)
-        if stored.seq > member.last_seq:
-            member.last_seq, member.choice = stored.seq, stored.option_index
+        if stored.seq > member.last_seq or member.choice is None:
+            member.choice = stored.option_index
+        member.last_seq = max(member.last_seq, stored.seq)
 
     def _from_token(self, room: Room, token: str | None, key: str | None) -> _Identity | None:
         if token is None:
@@ -190,13 +192,24 @@ class Joining:
             raise Invalid("Room is full", "room_full", status=409) from None
         except RoomNotCached:
             raise CacheUnavailable() from None
-        await self._registrations.add(
-            Registration(room.poll.poll_id, participant_id, nickname, key, now_us(), session.browser_id)
-        )
+        registration = Registration(room.poll.poll_id, participant_id, nickname, key, now_us(), session.browser_id)
+        try:
+            await self._registrations.add(registration)
+        except Refused as refusal:
+            if not (isinstance(refusal, BrokerUnavailable) and refusal.unclear):
+                await self._release(room, key, participant_id)
+            raise
         session.applied_as.clear()
         if session.browser_id is not None:
             await self._remember(session, room, participant_id, nickname)
         return _Identity(participant_id, nickname)
+
+    async def _release(self, room: Room, key: str, participant_id: UUID) -> None:
+        """The join failed: the name must not stay taken by somebody who isn't there."""
+        try:
+            await self._cache.release_nickname(room.code, key, participant_id)
+        except CacheUnavailable:
+            log.info("nickname_not_released")
 
     async def _remember(self, session: Session, room: Room, participant_id: UUID, nickname: str) -> None:
         """What the cookie stands for. Stored durably by the registration; here only for a quicker resume."""

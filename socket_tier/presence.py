@@ -6,7 +6,9 @@ so that another node can take it back when this one dies. Both steps are idempot
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +27,8 @@ from socket_tier.vote_buffer import now_us
 log = logging.getLogger(__name__)
 
 _HEARTBEAT_S = 1.0
+_BURIAL_LEASE_S = 30.0
+_MEMBERS_AT_ONCE = 500
 _SIGHTINGS_KEPT = 20_000
 _SIGHTINGS_PER_MESSAGE = 1000
 _ANNOUNCEMENTS_KEPT = 5_000
@@ -51,6 +55,7 @@ class Presence:
         self._node_id = node_id
         self._settings = settings
         self._stale = False  # Redis may lack members of ours
+        self._trust_after = 0.0  # time.monotonic(): before it, silence of other nodes means nothing
         self._counts_to_send: set[str] = set()
         self._sightings: OrderedDict[UUID, Sighting] = OrderedDict()
         self.host_feed = HostFeed(fanout, settings.host_announcements_per_s)
@@ -77,16 +82,28 @@ class Presence:
             member.leaving = loop.call_later(self._settings.leave_grace_s, self._left, room, member)
 
     async def run_heartbeat(self) -> None:
-        """Say that this node lives, count out the members of nodes that don't, and repair what Redis lost."""
+        """Say that this node lives. Nothing else is done in this loop: a node that is late here is taken for dead."""
         while True:
             try:
-                if await self._cache.heartbeat(self._node_id) or self._stale:
-                    await self._count_everybody_in()
-                for dead in await self._cache.claim_dead_nodes(self._settings.node_timeout_s):
-                    await self._bury(dead)
+                if await self._cache.heartbeat(self._node_id):
+                    self._stale = True
             except CacheUnavailable:
                 self._stale = True
+                # Redis has missed the others' heartbeats as well: nobody is dead until they had time to say so.
+                self._trust_after = time.monotonic() + self._settings.node_timeout_s + _HEARTBEAT_S
             await asyncio.sleep(_HEARTBEAT_S)
+
+    async def run_repairs(self) -> None:
+        """Give Redis back what it lost of this node, and count out the members of nodes that died."""
+        while True:
+            await asyncio.sleep(_HEARTBEAT_S)
+            try:
+                if self._stale:
+                    await self._count_everybody_in()
+                if time.monotonic() >= self._trust_after:
+                    await self._bury_the_dead()
+            except CacheUnavailable:
+                self._stale = True
 
     async def run_counts(self) -> None:
         """Send participant-count to the large rooms whose count has changed, and sightings to the workers."""
@@ -149,29 +166,46 @@ class Presence:
 
     async def _count_everybody_in(self) -> None:
         """Make Redis's view of this node true again: nobody missing, nobody left over."""
+        self._stale = False
         here = {
             (room.code, member.participant_id): member.nickname
             for room in self._rooms.in_use()
             for member in room.members.values()
             if member.sids
         }
-        for room_code, participant_id, _ in await self._cache.node_members(self._node_id):
-            if (room_code, participant_id) not in here:
-                await self._cache.leave(self._node_id, room_code, participant_id)
-        for (room_code, participant_id), nickname in here.items():
-            _, count = await self._cache.arrive(self._node_id, room_code, participant_id, nickname)
-            self.heard_count(room_code, count)
-        self._stale = False
+        counted = await self._cache.node_members(self._node_id)
+        gone = [(code, who, name) for code, who, name in counted if (code, who) not in here]
+        await self._count_all_out(self._node_id, gone)
+        missing = [(code, who, name) for (code, who), name in here.items()]
+        for some in _chunks(missing):
+            answers = await asyncio.gather(
+                *(self._cache.arrive(self._node_id, code, who, name) for code, who, name in some)
+            )
+            for (code, _, name), (news, count) in zip(some, answers, strict=True):
+                self.heard_count(code, count)
+                if news:
+                    self._announce(code, names.PARTICIPANT_JOINED, name, count)
         log.info("presence_restored", extra={"members": len(here)})
 
-    async def _bury(self, node_id: UUID) -> None:
-        members = await self._cache.node_members(node_id)
-        for room_code, participant_id, nickname in members:
-            news, count = await self._cache.leave(node_id, room_code, participant_id)
-            if news:
-                self._announce(room_code, names.PARTICIPANT_LEFT, nickname, count)
-        await self._cache.forget_node(node_id)
-        log.warning("dead_node_buried", extra={"dead_node": str(node_id), "members": len(members)})
+    async def _bury_the_dead(self) -> None:
+        """One node at a time; its record goes last, so that a burial that fails is finished by somebody."""
+        while True:
+            dead = await self._cache.claim_dead_node(self._settings.node_timeout_s, _BURIAL_LEASE_S)
+            if dead is None:
+                return
+            if dead == self._node_id:
+                continue  # the heartbeat says otherwise in a moment
+            members = await self._cache.node_members(dead)
+            await self._count_all_out(dead, members)
+            await self._cache.forget_node(dead)
+            log.warning("dead_node_buried", extra={"dead_node": str(dead), "members": len(members)})
+
+    async def _count_all_out(self, node_id: UUID, members: Sequence[tuple[str, UUID, str]]) -> None:
+        for some in _chunks(members):
+            answers = await asyncio.gather(*(self._cache.leave(node_id, code, who) for code, who, _ in some))
+            for (code, _, name), (news, count) in zip(some, answers, strict=True):
+                if news:
+                    self._announce(code, names.PARTICIPANT_LEFT, name, count)
 
     def _see(self, room: Room, member: Member, *, connected: bool) -> None:
         self._sightings[member.participant_id] = Sighting(room.poll.poll_id, member.participant_id, connected, now_us())
@@ -188,6 +222,11 @@ class Presence:
             except Refused:
                 log.info("sightings_dropped", extra={"sightings": len(some)})  # reports only, first to be shed
                 return
+
+
+def _chunks(members: Sequence[tuple[str, UUID, str]]) -> Iterator[Sequence[tuple[str, UUID, str]]]:
+    for start in range(0, len(members), _MEMBERS_AT_ONCE):
+        yield members[start : start + _MEMBERS_AT_ONCE]
 
 
 class HostFeed:

@@ -81,7 +81,9 @@ class RedisPipeline:
                 calls, self._waiting = self._waiting[:_PER_ROUND], self._waiting[_PER_ROUND:]
                 try:
                     await self._round(calls)
-                except (RedisError, OSError, TimeoutError) as error:
+                except Exception as error:
+                    # Also what redis-py lets through, such as uvloop's RuntimeError on a connection that was reset:
+                    # whoever waits must be answered.
                     self._failed(calls, error)
         finally:
             self._rounds = None

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,10 +21,12 @@ from socket_tier.health import Workers
 from socket_tier.hosting import Controller, Hosting
 from socket_tier.http import bearer_token, json_body, json_response
 from socket_tier.limits import Limits
-from socket_tier.refusals import CacheUnavailable, WorkersUnavailable, only_host
+from socket_tier.refusals import CacheUnavailable, Refused, WorkersUnavailable, only_host
 from socket_tier.rooms import Room, Rooms
 from socket_tier.shedding import Shedding
 from socket_tier.vote_buffer import now_us
+
+log = logging.getLogger(__name__)
 
 _EXPORT_PAGE = 1000
 # A spreadsheet runs what begins like a formula; a quote in front makes it text.
@@ -148,7 +151,14 @@ class Rest:
             await response.write(_csv([_row(room.poll, vote) for vote in rows]))
             if len(rows) < _EXPORT_PAGE:
                 break
-            rows = await self._page(room, rows[-1].participant_id)
+            try:
+                rows = await self._page(room, rows[-1].participant_id)
+            except Refused as refusal:
+                # The status is long sent: only a body that ends in mid-air tells the client that it isn't whole.
+                log.warning("export_cut_off", extra={"code": refusal.code, "room_code": room.code})
+                if request.transport is not None:
+                    request.transport.abort()
+                return response
         await response.write_eof()
         return response
 

@@ -4,7 +4,10 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
@@ -22,6 +25,7 @@ from socket_tier.vote_buffer import now_us
 log = logging.getLogger(__name__)
 
 _KEPT_WITHOUT_SOCKETS = 5_000
+_NEVER_EVICTED = 1_000
 
 
 @dataclass(slots=True, eq=False)
@@ -114,17 +118,13 @@ class Rooms:
         self._settings = settings
         self._metrics = metrics
         self._rooms: OrderedDict[str, Room] = OrderedDict()
-        self._codes: dict[int, str] = {}
+        self._closing: dict[str, int] = {}
         self._loading: dict[str, asyncio.Task[Room]] = {}
         self._missing: OrderedDict[str, float] = OrderedDict()
 
     def known(self, room_code: str) -> Room | None:
         """A room that this node has in memory, kept up to date by notices and results."""
         return self._rooms.get(room_code)
-
-    def by_poll(self, poll_id: int) -> Room | None:
-        code = self._codes.get(poll_id)
-        return self._rooms.get(code) if code is not None else None
 
     def in_use(self) -> list[Room]:
         """Rooms with a socket on this node."""
@@ -140,19 +140,49 @@ class Rooms:
             return room
         if self._missing.get(room_code, 0) > time.monotonic():
             raise poll_not_found()
-        loading = self._loading.get(room_code)
-        if loading is None:
-            loading = asyncio.create_task(self._load(room_code), name=f"load-room-{room_code}")
-            self._loading[room_code] = loading
-            loading.add_done_callback(lambda done: self._loaded(room_code, done))
-        return await asyncio.shield(loading)
+        return await self._once(room_code, self._load)
 
     async def restore(self, room_code: str) -> Room:
-        """Have a worker put the room back into Redis, with its nicknames.
+        """Have a worker put the room back into Redis, with its nicknames; once, however many ask.
 
         :raises Invalid: there is no such poll
         :raises ComeBackLater: no worker answered
         """
+        return await self._once(room_code, self._restore)
+
+    def learn(self, poll: PollSnapshot) -> None:
+        """A state change is committed. Also kept for a room that is just being read, perhaps older than this."""
+        room = self._rooms.get(poll.room_code)
+        if room is not None:
+            room.learn(poll)
+        elif poll.room_code in self._loading:
+            self.add(poll)
+
+    def hold(self, room: Room, sid: str) -> Room:
+        """Keep a room for a socket that enters it; the one to use, should it have been read anew meanwhile."""
+        room = self._rooms.setdefault(room.code, room)
+        room.sids.add(sid)
+        return room
+
+    def note_closing(self, room_code: str, at_us: int) -> None:
+        """A close is on its way, for a room that is just being read."""
+        if room_code in self._loading:
+            self._closing[room_code] = at_us
+
+    def forget_unused(self) -> None:
+        """Something may have been missed: rooms without sockets are read anew when somebody asks for them."""
+        for code in [code for code, room in self._rooms.items() if not room.sids and not room.members]:
+            del self._rooms[code]
+
+    async def _once(self, room_code: str, work: Callable[[str], Coroutine[Any, Any, Room]]) -> Room:
+        loading = self._loading.get(room_code)
+        if loading is None:
+            loading = asyncio.create_task(work(room_code), name=f"load-room-{room_code}")
+            self._loading[room_code] = loading
+            loading.add_done_callback(lambda done: self._loaded(room_code, done))
+        return await asyncio.shield(loading)
+
+    async def _restore(self, room_code: str) -> Room:
         request_id = uuid4()
         deadline_us = now_us() + 2_000_000
         answer = await self._commands.request(
@@ -172,11 +202,10 @@ class Rooms:
         room = self._rooms.get(poll.room_code)
         if room is None:
             room = self._rooms[poll.room_code] = Room(poll)
-            self._codes[poll.poll_id] = poll.room_code
             self._missing.pop(poll.room_code, None)
             self._evict()
         room.learn(poll)
-        room.closing_us = max(room.closing_us, closing_us)
+        room.closing_us = max(room.closing_us, closing_us, self._closing.pop(poll.room_code, 0))
         return room
 
     async def _load(self, room_code: str) -> Room:
@@ -185,21 +214,23 @@ class Rooms:
         except CacheUnavailable:
             cached = None
         if cached is None:
-            return await self.restore(room_code)
+            return await self._restore(room_code)
         room = self.add(cached.poll, cached.closing_us)
         room.participant_count = cached.participant_count
         return room
 
     def _loaded(self, room_code: str, done: asyncio.Task[Room]) -> None:
         del self._loading[room_code]
+        self._closing.pop(room_code, None)
         if not done.cancelled():
             done.exception()  # everybody who asked may have left meanwhile
 
     def _evict(self) -> None:
-        if len(self._rooms) <= _KEPT_WITHOUT_SOCKETS:
+        """Down to the limit, the longest unused first; never what somebody here is in, or has just asked for."""
+        excess = len(self._rooms) - _KEPT_WITHOUT_SOCKETS
+        if excess <= 0:
             return
-        for code, room in self._rooms.items():
-            if not room.sids and not room.members:
-                del self._rooms[code]
-                self._codes.pop(room.poll.poll_id, None)
-                return
+        older = islice(self._rooms.items(), max(0, len(self._rooms) - _NEVER_EVICTED))
+        unused = [code for code, room in older if not room.sids and not room.members]
+        for code in unused[:excess]:
+            del self._rooms[code]

@@ -43,10 +43,14 @@ class SocketRooms:
 
     async def enter(self, session: Session, room: Room, *more: str) -> None:
         """Into the poll's own room, and into others such as the participant's or the hosts'."""
-        room.sids.add(session.sid)
-        session.rooms.add(room.code)
+        self.hold(session, room)
         for name in (names.poll_room(room.code), *more):
             await self._server.enter_room(session.sid, name)
+
+    def hold(self, session: Session, room: Room) -> Room:
+        """Keep the room for a socket that is about to enter it."""
+        session.rooms.add(room.code)
+        return self._rooms.hold(room, session.sid)
 
     async def leave_room(self, session: Session, name: str) -> None:
         await self._server.leave_room(session.sid, name)

@@ -11,7 +11,7 @@ from models.wire.polls import PollSnapshot, PollState, vote_update
 from socket_tier.cache import Cache
 from socket_tier.commands import Commands
 from socket_tier.fanout import Fanout
-from socket_tier.refusals import CacheUnavailable, Refused
+from socket_tier.refusals import Refused
 from socket_tier.results import Ticker
 from socket_tier.rooms import Room, Rooms
 from socket_tier.socket_rooms import state_changed
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 _FLUSH_TIMEOUT_S = 10
 _REPORT_TRIES = 60
+_CATCH_UP_TRIES = 600
+_CATCH_UP_PAUSE_S = 1.0
 
 
 class StateChanges:
@@ -54,13 +56,18 @@ class StateChanges:
         room = self._rooms.known(notice.poll.room_code)
         if room is not None:
             self._learn(room, notice.poll)
+        else:
+            self._rooms.learn(notice.poll)
         self._report_if_closed(notice.poll)
         self._commands.answered(notice.request_id, notice)
 
     def closing(self, notice: PollClosing) -> None:
         """A close is on its way to the workers: votes from now on are too late."""
         room = self._rooms.known(notice.room_code)
-        if room is None or notice.at_us <= room.closing_us:
+        if room is None:
+            self._rooms.note_closing(notice.room_code, notice.at_us)
+            return
+        if notice.at_us <= room.closing_us:
             return
         previous = room.state
         room.closing_us = notice.at_us
@@ -75,27 +82,45 @@ class StateChanges:
             self._announce(room, previous)
 
     async def catch_up(self) -> None:
-        """Read the rooms in use anew: after a gap in the notices or in the fan-out something may have been missed."""
-        for room in self._rooms.in_use():
-            try:
-                cached = await self._cache.room(room.code)
-            except CacheUnavailable:
-                return  # the listener says so when Redis is back, and this is called again
+        """Read the rooms in use anew: after a gap in the notices or in the fan-out something may have been missed.
+
+        What can't be read now is tried again, until it is.
+        """
+        self._rooms.forget_unused()
+        unread = self._rooms.in_use()
+        for _ in range(_CATCH_UP_TRIES):
+            unread = [room for room in unread if room.sids and not await self._read_again(room)]
+            if not unread:
+                return
+            await asyncio.sleep(_CATCH_UP_PAUSE_S)
+        log.error("catch_up_given_up", extra={"rooms": len(unread)})
+
+    async def _read_again(self, room: Room) -> bool:
+        try:
+            cached = await self._cache.room(room.code)
             if cached is None:
-                continue
-            room.participant_count = cached.participant_count
-            previous = room.state
-            room.closing_us = max(room.closing_us, cached.closing_us)
-            if not self._learn(room, cached.poll) and room.state is not previous:
-                self._announce(room, previous)
-            self._report_if_closed(cached.poll)
+                await self._rooms.restore(room.code)
+                cached = await self._cache.room(room.code)
+        except Refused as refusal:
+            log.info("room_not_read", extra={"code": refusal.code})
+            return False
+        if cached is None:
+            return False
+        room.participant_count = cached.participant_count
+        previous = room.state
+        room.closing_us = max(room.closing_us, cached.closing_us)
+        if not self._learn(room, cached.poll) and room.state is not previous:
+            self._announce(room, previous)
+        self._report_if_closed(cached.poll)
+        return True
 
     def _learn(self, room: Room, poll: PollSnapshot) -> bool:
         previous = room.state
         changed = room.learn(poll)
         if changed:
             self._announce(room, previous)
-        self._ticker.offer(room.code, room.poll.version, vote_update(room.poll, room.participant_count, now_us()))
+        if room.sids:
+            self._ticker.offer(room.code, room.poll.version, vote_update(room.poll, room.participant_count, now_us()))
         return changed
 
     def _announce(self, room: Room, previous: PollState) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
@@ -19,6 +19,8 @@ from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import BrokerUnavailable, NodeBusy, Refused
 
 log = logging.getLogger(__name__)
+
+_POLLS_KEPT = 100_000
 
 
 class Receipt(Protocol):
@@ -65,7 +67,7 @@ class VoteBuffer:
         self._unsettled: set[asyncio.Future[None]] = set()
         self._awaiting_commit: OrderedDict[UUID, tuple[list[CastVote], list[Receipt]]] = OrderedDict()
         self._awaiting_commit_votes = 0
-        self._published: defaultdict[int, _Published] = defaultdict(_Published)
+        self._published: OrderedDict[int, _Published] = OrderedDict()
         self._closed = False
         self._max_wait_s = settings.max_wait_s
         self.held = 0
@@ -164,16 +166,26 @@ class VoteBuffer:
         polls = {vote.poll_id for vote in batch.votes}
         if error is None:
             for poll_id in polls:
-                self._published[poll_id].confirmed += 1
+                self._account(poll_id).confirmed += 1
         else:
             if isinstance(error, BrokerUnavailable) and error.unclear:
                 for poll_id in polls:
-                    self._published[poll_id].unclear.add(batch.batch_id)
+                    self._account(poll_id).unclear.add(batch.batch_id)
             else:
                 self._forget(batch.batch_id)
             self._metrics.count("batches.failed")
             log.warning("batch_unconfirmed", extra={"votes": len(receipts), "batch_id": str(batch.batch_id)})
         self._answer(receipts, error)
+
+    def _account(self, poll_id: int) -> _Published:
+        """Kept until ``_POLLS_KEPT`` others have been voted in since: a poll that is opened again goes on counting."""
+        account = self._published.get(poll_id)
+        if account is None:
+            account = self._published[poll_id] = _Published()
+            if len(self._published) > _POLLS_KEPT:
+                self._published.popitem(last=False)
+        self._published.move_to_end(poll_id)
+        return account
 
     def _answer(self, receipts: list[Receipt], error: BaseException | None) -> None:
         self.held -= len(receipts)

@@ -4,26 +4,28 @@ import asyncio
 import logging
 import time
 from typing import Any
+from uuid import UUID
 
 from models.wire import names
 from models.wire.commands import CastVote
 from models.wire.notices import BatchApplied, Rejection
 from models.wire.polls import iso_time
 from socket_tier.audit import Audit
-from socket_tier.cache import Cache
 from socket_tier.choices import Choices
 from socket_tier.fanout import Fanout
 from socket_tier.joining import Joining
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
 from socket_tier.payloads import SubmitVote
-from socket_tier.refusals import CacheUnavailable, Invalid, voting_not_open
+from socket_tier.refusals import Invalid, voting_not_open
 from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.sessions import Session, Sessions
 from socket_tier.shedding import Shedding
-from socket_tier.vote_buffer import Receipt, VoteBuffer, now_us
+from socket_tier.vote_buffer import VoteBuffer, now_us
 
 log = logging.getLogger(__name__)
+
+_APPLIED_HELD = 10_000  # batches whose voters are still to be told
 
 
 class AwaitedReceipt:
@@ -113,7 +115,9 @@ class Voting:
             if role.participant_id == request.participant_id and role.poll_id == room.poll.poll_id:
                 assert role.participant_id is not None
                 member = await self._joining.enter(session, room, role.participant_id, role.nickname or "")
-                return room, member
+                # What this participant voted by way of another node orders this vote behind it.
+                await self._joining.learn_choice(room, member)
+                return session.participants[room.code]
         self._metrics.count("security.foreign_participant")
         self._audit.note(
             "foreign_participant",
@@ -137,21 +141,21 @@ class VoteResults:
     """Tells voters what became of their votes after the commit."""
 
     def __init__(
-        self, buffer: VoteBuffer, sessions: Sessions, fanout: Fanout, cache: Cache, metrics: NodeMetrics
+        self, buffer: VoteBuffer, sessions: Sessions, rooms: Rooms, fanout: Fanout, metrics: NodeMetrics
     ) -> None:
         self._buffer = buffer
         self._sessions = sessions
+        self._rooms = rooms
         self._fanout = fanout
-        self._cache = cache
         self._metrics = metrics
-        self._applied: asyncio.Queue[BatchApplied] = asyncio.Queue(maxsize=10_000)
+        self._applied: asyncio.Queue[BatchApplied] = asyncio.Queue()
 
     def applied(self, notice: BatchApplied) -> None:
         """A batch of this node is committed."""
-        try:
-            self._applied.put_nowait(notice)
-        except asyncio.QueueFull:
+        if self._applied.qsize() >= _APPLIED_HELD and not notice.rejected:
             self._metrics.count("receipts.forgotten")
+        else:
+            self._applied.put_nowait(notice)
 
     async def run(self) -> None:
         while True:
@@ -159,28 +163,33 @@ class VoteResults:
 
     async def _tell(self, notice: BatchApplied) -> None:
         votes, receipts = self._buffer.applied(notice)
-        rejected = {rejection.index: rejection for rejection in notice.rejected}
+        refused = {rejection.index: rejection for rejection in notice.rejected}
         recorded_at = iso_time(notice.recorded_at_us)
         for index, (vote, receipt) in enumerate(zip(votes, receipts, strict=True)):
-            rejection = rejected.get(index)
+            rejection = refused.pop(index, None)
             if rejection is None and receipt.recorded(recorded_at):
                 continue
             payload: dict[str, Any] = {"optionIndex": vote.option_index, "roomCode": receipt.room_code}
             if receipt.command_id is not None:
                 payload["commandId"] = receipt.command_id
             if rejection is not None:
-                await self._reject(vote, receipt, payload, rejection)
+                await self._reject(vote.participant_id, payload, rejection)
             elif self._sessions.get(receipt.sid) is not None:
                 payload["recordedAt"] = recorded_at
                 await self._fanout.deliver(receipt.sid, names.VOTE_RECORDED, payload)
+        for forgotten in refused.values():
+            # The receipts are gone, the voters aren't.
+            if forgotten.participant_id is not None:
+                payload = {"optionIndex": forgotten.option_index, "roomCode": forgotten.room_code}
+                await self._reject(forgotten.participant_id, payload, forgotten)
 
-    async def _reject(self, vote: CastVote, receipt: Receipt, payload: dict[str, Any], why: Rejection) -> None:
+    async def _reject(self, participant_id: UUID, payload: dict[str, Any], why: Rejection) -> None:
+        """Tell the voter, who may sit at another node by now, or in two tabs."""
         self._metrics.count("votes.rejected")
-        log.warning("vote_rejected", extra={"code": why.code, "participant_id": str(vote.participant_id)})
+        log.warning("vote_rejected", extra={"code": why.code, "participant_id": str(participant_id)})
+        room = self._rooms.known(payload["roomCode"])
+        member = room.members.get(participant_id) if room is not None else None
+        if member is not None:
+            member.choice = None  # asked for anew at the next resume
         payload |= {"error": why.error, "code": why.code}
-        try:
-            await self._cache.forget_choice(receipt.room_code, vote.participant_id)
-        except CacheUnavailable:
-            log.info("choice_not_forgotten")
-        # The voter may sit at another node by now, or in two tabs.
-        await self._fanout.broadcast(names.participant_room(vote.participant_id), names.VOTE_REJECTED, payload)
+        await self._fanout.broadcast(names.participant_room(participant_id), names.VOTE_REJECTED, payload)

@@ -37,19 +37,22 @@ class VoteBatch(msgspec.Struct, frozen=True):
     """The votes that reached one node within a few milliseconds; at most a setting's number of them (500).
 
     Applied as a whole, once: ``batch_id`` makes a redelivery or a repeated publish harmless. The worker answers
-    ``BatchApplied`` to the reply queue of ``node_id``.
+    ``BatchApplied`` to the reply queue of ``node_id``. ``also_counts``: polls that it counts for in the node's account
+    although it holds no vote of them (any more); set by the worker that had to leave those votes out.
     """
 
     batch_id: UUID
     node_id: UUID
     votes: tuple[CastVote, ...]
     format: int = FORMAT
+    also_counts: tuple[int, ...] = ()
 
 
 class CreatePoll(msgspec.Struct, frozen=True):
     """Create a poll, once per ``command_id``. Answered with ``PollCreated`` or ``CommandFailed``.
 
-    Dropped unapplied after ``deadline_us``: the caller has been told to try again by then.
+    Dropped unapplied some seconds after ``deadline_us``: the caller has been told to try again by then, and the slack
+    is for clocks that differ.
     """
 
     command_id: UUID

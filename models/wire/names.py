@@ -71,7 +71,7 @@ BROWSER_COMPLETE = "-"
 
 
 def node_present_key(node_id: UUID) -> str:
-    """Hash: ``CODE:participant id`` -> 1. What one node has added to the rooms' presence, for whoever reaps it."""
+    """Hash: ``CODE:participant id`` -> nickname. What one node has added to the rooms' presence, until it is reaped."""
     return f"node:{node_id.hex}:present"
 
 

@@ -44,12 +44,11 @@ class RoomRestored(msgspec.Struct, frozen=True, tag=True):
 
 
 class Choice(msgspec.Struct, frozen=True, array_like=True):
-    """A participant's stored vote: ``option_index`` -1 and ``seq`` 0 without one, ``nickname`` None when unknown."""
+    """A participant's stored vote: ``option_index`` -1 and ``seq`` 0 without one."""
 
     participant_id: UUID
     option_index: int
     seq: int
-    nickname: str | None = None
 
 
 class ChoicesFetched(msgspec.Struct, frozen=True, tag=True):
@@ -84,11 +83,17 @@ class RowsExported(msgspec.Struct, frozen=True, tag=True):
 
 
 class Rejection(msgspec.Struct, frozen=True, array_like=True):
-    """A vote of a batch that was decided not to count: its place in the batch, a machine code and the text to show."""
+    """A vote of a batch that was decided not to count: its place in the batch, a machine code and the text to show.
+
+    Whose vote it was stands here too, for a node that has forgotten the batch.
+    """
 
     index: int
     code: str
     error: str
+    participant_id: UUID | None = None
+    option_index: int = -1
+    room_code: str = ""
 
 
 class BatchApplied(msgspec.Struct, frozen=True, tag=True):

@@ -142,6 +142,11 @@ def _start_tiers(plan: Plan, ours: list[Program], supervisor: Supervisor) -> Non
             name = "worker-1" if queue == "votes" else "host-worker-1"
             with step(f"{count} worker{'s' * (count > 1)} for {queue}"):
                 _wait_ready(name, lambda: consumers(plan, queue) >= count, plan, supervisor)  # noqa: B023
+    if plan.options.nodes and plan.options.workers and plan.options.host_workers:
+        with step("nodes and workers know each other"):
+            for program in ours:
+                if program.group == "node":
+                    _wait_ready(program.name, lambda: tiers.node_is_healthy(plan, program.name), plan, supervisor)  # noqa: B023
     if plan.balanced:
         with step(f"haproxy on port {plan.options.port}"):
             haproxy.prepare(plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import urllib.request
 
 from scripts.stack import ports
 from scripts.stack.plan import Plan
@@ -65,6 +66,15 @@ def public_env(plan: Plan) -> dict[str, str]:
 def node_is_ready(plan: Plan, name: str) -> bool:
     """Whether the node says that browsers may come."""
     return haproxy.answers_ready(plan.node_ports[name])
+
+
+def node_is_healthy(plan: Plan, name: str) -> bool:
+    """Whether the node reaches every server, and has heard of workers for every queue."""
+    try:
+        with urllib.request.urlopen(f"http://{ports.LOOPBACK}:{plan.node_ports[name]}/api/health", timeout=2) as answer:
+            return bool(json.load(answer)["status"] == "healthy")
+    except (OSError, ValueError):
+        return False
 
 
 def _node(plan: Plan, name: str) -> Program:

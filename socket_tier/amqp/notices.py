@@ -66,7 +66,7 @@ class NoticeInbox:
     def _received(self, channel: Channel, method: Any, _properties: Any, body: bytes) -> None:
         try:
             notice = _decoder.decode(body)
-        except msgspec.ValidationError as error:
+        except msgspec.DecodeError as error:
             # Of a newer version, or damaged: this node can't use it, and nobody else waits for it.
             log.warning("notice_ignored", extra={"error": str(error)})
         else:

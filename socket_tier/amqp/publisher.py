@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pika
 import pika.exceptions
@@ -31,7 +31,8 @@ class _Unconfirmed:
     deadline: float
     confirmed: asyncio.Future[None]
     sent_at: float = 0.0
-    returned: bool = field(default=False)
+    returned: bool = False
+    resent: bool = False
 
 
 class Publisher:
@@ -133,6 +134,7 @@ class Publisher:
         self._next_tag = 1
         unclear, self._unclear = self._unclear, []
         for message in unclear:
+            message.resent = True
             self._send(message)
         log.info("publisher_ready", extra={"sent_again": len(unclear)})
         self.connected.set()
@@ -170,7 +172,8 @@ class Publisher:
                 continue  # its caller has stopped waiting
             if refused or message.returned:
                 self._metrics.count("publish.nacked" if refused else "publish.returned")
-                self._fail(message, unclear=False)
+                # Sent twice, the first may be stored although the second is refused.
+                self._fail(message, unclear=message.resent)
             elif not message.confirmed.done():
                 self._metrics.timing_ms("publish.confirm_ms", (time.monotonic() - message.sent_at) * 1000)
                 message.confirmed.set_result(None)

@@ -92,7 +92,11 @@ class DirectEngine(engineio.AsyncServer):
         self.service_task_event = self.create_event()
         while not self.service_task_event.is_set():
             for position, socket in enumerate(list(self.sockets.values()), 1):
-                await self._look_after(socket)
+                try:
+                    await self._look_after(socket)
+                except Exception:
+                    # One broken client must not end the pings of all others.
+                    log.exception("socket_failed", extra={"eio_sid": socket.sid})
                 if position % _CHUNK == 0:
                     await asyncio.sleep(0)
             try:

@@ -1,11 +1,14 @@
 /** The rules of the browser client that need no browser: versions, the ballot's way, the outbox. Run by node --test. */
 import assert from "node:assert/strict";
+import { webcrypto } from "node:crypto";
 import { test } from "node:test";
 import { Backoff } from "../../socket_tier/web/assets/client/backoff.js";
 import { Ballot } from "../../socket_tier/web/assets/client/ballot.js";
 import { Outbox } from "../../socket_tier/web/assets/client/outbox.js";
 import { PollView } from "../../socket_tier/web/assets/client/poll-view.js";
 import { Refusal } from "../../socket_tier/web/assets/client/refusal.js";
+
+globalThis.crypto ??= webcrypto; // browsers have it; Node 18, which Debian 12 ships, only as a module
 
 const openPoll = {
   roomCode: "ABC234", question: "Q", options: ["a", "b"], state: "open", participantCount: 1,

@@ -1,0 +1,142 @@
+"""Calls to Redis end, whatever Redis does."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+import uvloop
+
+from models.runtime.settings import RedisSettings, load
+from models.wire import names
+from scripts.stack.ports import LOOPBACK, next_free
+from socket_tier.cache import Cache, NicknameTaken, RoomNotCached
+from socket_tier.metrics import NodeMetrics
+from socket_tier.redis_pipeline import RedisPipeline
+from socket_tier.refusals import CacheUnavailable
+from tests.socket_tier.waiting import eventually
+
+
+def settings(url: str) -> RedisSettings:
+    return RedisSettings(url=url, timeout_s=0.5, reconnect_max_s=1, room_ttl_s=600)
+
+
+def metrics() -> NodeMetrics:
+    return NodeMetrics(load().metrics, "node", "test")
+
+
+@pytest.fixture
+async def pipeline(redis_url: str) -> AsyncIterator[RedisPipeline]:
+    pipeline = RedisPipeline(settings(redis_url), metrics())
+    yield pipeline
+    await pipeline.close()
+
+
+async def test_calls_made_together_are_answered_each(pipeline: RedisPipeline) -> None:
+    key = f"test:{uuid4().hex}"
+    answers = await asyncio.gather(*(pipeline.call("HSET", key, number, number) for number in range(1200)))
+    assert answers == [1] * 1200
+    assert await pipeline.call("HLEN", key) == 1200
+    await pipeline.call("DEL", key)
+
+
+async def test_a_refused_command_fails_alone(pipeline: RedisPipeline) -> None:
+    good, bad = await asyncio.gather(pipeline.call("PING"), pipeline.call("NO-SUCH-COMMAND"), return_exceptions=True)
+    assert isinstance(bad, CacheUnavailable)
+    assert good in (b"PONG", True)
+
+
+@pytest.mark.proves("FR-037", "FR-036")
+async def test_a_hung_server_costs_the_deadline_once_and_then_nothing_for_a_while() -> None:
+    writers: list[asyncio.StreamWriter] = []
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        while await reader.read(4096):
+            pass
+
+    server = await asyncio.start_server(silent, LOOPBACK, next_free(23500))
+    pipeline = RedisPipeline(settings(f"redis://{LOOPBACK}:{server.sockets[0].getsockname()[1]}/0"), metrics())
+    async with asyncio.timeout(15):
+        with pytest.raises(CacheUnavailable):
+            await pipeline.call("PING")
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(CacheUnavailable):
+            await pipeline.call("PING")
+        assert asyncio.get_running_loop().time() - started < 0.4
+    await pipeline.close()
+    for writer in writers:
+        writer.close()
+    server.close()
+
+
+def test_a_connection_that_is_reset_while_idle_leaves_nobody_waiting() -> None:
+    """On uvloop, as in a node: redis-py lets through what uvloop raises then."""
+
+    async def run() -> None:
+        writers: list[asyncio.StreamWriter] = []
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.append(writer)
+            while await reader.read(4096):
+                writer.write(b"+PONG\r\n" * 3)
+
+        server = await asyncio.start_server(answer, LOOPBACK, next_free(23600))
+        pipeline = RedisPipeline(settings(f"redis://{LOOPBACK}:{server.sockets[0].getsockname()[1]}/0"), metrics())
+        await asyncio.gather(pipeline.call("PING"), return_exceptions=True)
+        for writer in writers:
+            raw = writer.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        await asyncio.sleep(0.1)
+        for _ in range(3):
+            try:
+                async with asyncio.timeout(10):
+                    await pipeline.call("PING")
+            except CacheUnavailable:
+                await asyncio.sleep(0.2)
+        await pipeline.close()
+        for writer in writers:
+            writer.close()
+        server.close()
+
+    uvloop.run(run())
+
+
+async def test_a_close_never_makes_a_room_that_redis_has_not(pipeline: RedisPipeline) -> None:
+    # Given an emptied Redis
+    cache, code = Cache(pipeline, 600), "2" * 6
+    await pipeline.call("DEL", names.room_key(code))
+    # When a host closes a poll that this node has in memory
+    await cache.note_closing(code, 1)
+    # Then nobody can take a nickname in a room whose nicknames are not there
+    with pytest.raises(RoomNotCached):
+        await cache.take_nickname(code, "ada", uuid4(), 10)
+
+
+async def test_a_nickname_can_be_given_back_by_its_holder_alone(pipeline: RedisPipeline) -> None:
+    cache, code, ada, bob = Cache(pipeline, 600), "3" * 6, uuid4(), uuid4()
+    await pipeline.call("HSET", names.room_key(code), "version", 1)
+    await cache.take_nickname(code, "ada", ada, 10)
+    await cache.release_nickname(code, "ada", bob)
+    with pytest.raises(NicknameTaken):
+        await cache.take_nickname(code, "ada", bob, 10)
+    await cache.release_nickname(code, "ada", ada)
+    await cache.take_nickname(code, "ada", bob, 10)
+    await pipeline.call("DEL", names.room_key(code), names.nicknames_key(code), names.choices_key(code))
+
+
+async def test_a_dead_node_is_claimed_by_one_and_again_when_the_burial_fails(pipeline: RedisPipeline) -> None:
+    cache, dead = Cache(pipeline, 600), uuid4()
+    await pipeline.call("ZADD", names.NODES_ALIVE_KEY, 1, dead.hex)
+    assert await cache.claim_dead_node(6, 0.3) == dead
+    assert await cache.claim_dead_node(6, 0.3) != dead
+
+    async def claimed_again() -> bool:
+        return await cache.claim_dead_node(6, 0.3) == dead
+
+    await eventually(claimed_again, "the lease to end")
+    await cache.forget_node(dead)
+    assert await cache.claim_dead_node(6, 0.3) != dead
