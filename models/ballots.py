@@ -76,13 +76,22 @@ class Decision:
         return self._first_us.get((vote.poll_id, vote.participant_id.int), vote.received_at_us)
 
 
-def rejections(batch: VoteBatch, codes: Mapping[tuple[int, int, int], str]) -> tuple[Rejection, ...]:
-    """One batch's refused votes, by its own places. ``codes`` by poll, participant (as a number) and seq."""
+def rejections(
+    batch: VoteBatch, codes: Mapping[tuple[int, int, int], str], room_codes: Mapping[int, str]
+) -> tuple[Rejection, ...]:
+    """One batch's refused votes, by its own places. ``codes`` by poll, participant (as a number) and seq;
+    ``room_codes`` by poll."""
     if not codes:
         return ()
     found = []
     for index, vote in enumerate(batch.votes):
         code = codes.get((vote.poll_id, vote.participant_id.int, vote.seq))
         if code:
-            found.append(Rejection(index, code, ERRORS[code]))
+            found.append(rejection(index, vote, code, ERRORS[code], room_codes))
     return tuple(found)
+
+
+def rejection(index: int, vote: CastVote, code: str, error: str, room_codes: Mapping[int, str]) -> Rejection:
+    """What is said of one refused vote."""
+    room_code = room_codes.get(vote.poll_id, "")
+    return Rejection(index, code, error, vote.participant_id, vote.option_index, room_code)

@@ -44,10 +44,9 @@ ON CONFLICT (participant_id) DO UPDATE
 """
 
 READ_CHOICES = """
-SELECT asked.participant_id, coalesce(v.option_index, -1), coalesce(v.seq, 0), p.nickname
+SELECT asked.participant_id, coalesce(v.option_index, -1), coalesce(v.seq, 0)
 FROM unnest(%s::uuid[]) WITH ORDINALITY AS asked (participant_id, place)
 LEFT JOIN votes v ON v.poll_id = %s AND v.participant_id = asked.participant_id
-LEFT JOIN participants p ON p.participant_id = asked.participant_id AND p.poll_id = %s
 ORDER BY place
 """
 
@@ -124,5 +123,5 @@ def record_presence(db: Database, sightings: Sequence[Sighting]) -> None:
 def read_choices(db: Database, poll_id: int, participant_ids: Sequence[UUID]) -> list[Choice]:
     """One per participant asked for, in that order."""
     with db.transaction():
-        rows = db.execute(READ_CHOICES, (uuids(participant_ids), poll_id, poll_id))
+        rows = db.execute(READ_CHOICES, (uuids(participant_ids), poll_id))
         return [Choice(*row) for row in rows]

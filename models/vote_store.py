@@ -92,6 +92,8 @@ JOIN unnest(%s::bigint[], %s::uuid[], %s::bigint[]) AS t (poll_id, participant_i
   USING (poll_id, participant_id, seq)
 """
 
+READ_ROOM_CODES = "SELECT id, room_code FROM polls WHERE id = ANY(%s::bigint[])"
+
 # A vote in a closed poll is a straggler: it was received in time and counts. Sweeps look at polls that changed at rest.
 NOTE_STRAGGLERS = """
 UPDATE polls SET changed_at_rest_us = %(now_us)s WHERE id = ANY(%(closed)s::bigint[]);
@@ -126,7 +128,22 @@ def store_batches(db: Database, batches: Sequence[VoteBatch], now_us: int) -> St
         _count_batches(db, new, ballots)
         codes = _store_rejected(db, decision.refused)
         codes.update(_read_rejected(db, again))
-    return StoredBatches([rejections(batch, codes) for batch in batches], changed)
+        rooms = room_codes(db, {poll_id for poll_id, _, _ in codes})
+    return StoredBatches([rejections(batch, codes, rooms) for batch in batches], changed)
+
+
+def room_codes(db: Database, poll_ids: Iterable[int]) -> dict[int, str]:
+    """The room codes of those of the polls that exist; any number may be asked for."""
+    ids = sorted(storable(poll_ids))
+    if not ids:
+        return {}
+    with db.transaction():
+        return dict(db.execute(READ_ROOM_CODES, (numbers(ids),)).fetchall())
+
+
+def storable(poll_ids: Iterable[int]) -> set[int]:
+    """Those that can be a poll's id at all: a number beyond is an error to the database."""
+    return {poll_id for poll_id in poll_ids if 0 < poll_id < 2**63}
 
 
 def poisonous_votes(db: Database, batch: VoteBatch, now_us: int) -> list[int]:
@@ -177,7 +194,7 @@ def _claim(db: Database, batches: Sequence[VoteBatch]) -> tuple[list[VoteBatch],
 
 
 def _decide(db: Database, batches: Sequence[VoteBatch]) -> tuple[Decision, dict[int, Ballot]]:
-    poll_ids = {vote.poll_id for batch in batches for vote in batch.votes}
+    poll_ids = {poll_id for batch in batches for poll_id in _polls(batch)}
     ballots = _lock_ballots(db, sorted(poll_ids)) if poll_ids else {}
     decision = Decision(ballots)
     for batch in batches:
@@ -233,13 +250,16 @@ def _note_stragglers(db: Database, closed: list[int], ballots: dict[int, Ballot]
 
 
 def _count_batches(db: Database, batches: Iterable[VoteBatch], ballots: dict[int, Ballot]) -> None:
-    """Each batch counts once for every poll that it holds a vote of, also when all of those were rejected."""
+    """Each batch counts once for every poll that it holds or held a vote of, also when all of those were rejected."""
     pairs: list[tuple[int, UUID]] = []
     for batch in batches:
-        polls = {vote.poll_id for vote in batch.votes} & ballots.keys()
-        pairs += [(poll_id, batch.node_id) for poll_id in polls]
+        pairs += [(poll_id, batch.node_id) for poll_id in _polls(batch) & ballots.keys()]
     if pairs:
         db.execute(COUNT_BATCHES, (numbers(poll_id for poll_id, _ in pairs), uuids(node_id for _, node_id in pairs)))
+
+
+def _polls(batch: VoteBatch) -> set[int]:
+    return {vote.poll_id for vote in batch.votes}.union(batch.also_counts)
 
 
 def _store_rejected(db: Database, refused: Sequence[tuple[CastVote, str]]) -> dict[tuple[int, int, int], str]:

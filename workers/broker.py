@@ -3,7 +3,7 @@
 - Queues: quorum for commands and dead letters, classic for delays; only the queue type as an argument.
 - A message that fails is published to ``<queue>.dead`` with a confirm and acked after that; Dramatiq's own dead-letter
   queue, which forgets after seven days, is not used. What could not be published goes back to its queue.
-- ``GiveBack`` returns a message unharmed; ``StepAside`` keeps it here and lets others pass.
+- ``GiveBack`` returns a message unharmed; ``StepAside`` keeps it here, or in the delay queue, and lets others pass.
 - A message is acked on the channel that delivered it or not at all. The stock consumer reuses the number on the new
   channel after a reconnect, where it belongs to another message.
 """
@@ -169,11 +169,24 @@ class CommandConsumer(_RabbitmqConsumer):
         if self.broker.stopping.is_set() or time.monotonic() - message.arrived_at > self.broker.hold_s:
             self._give_back(message._tag)
             return
+        if error.park_s is not None and self._park(message, error.park_s):
+            return
         self.broker.metrics.count("messages.stepped_aside")
         # The pause is this thread's: with nothing else to do it must not spin.
         self.broker.stopping.wait(error.pause_s)
         message.failed = False
         self.broker.put_back(message)
+
+    def _park(self, message: CommandMessage, for_s: float) -> bool:
+        """Into the delay queue, confirmed, then acked here. False when RabbitMQ did not take it."""
+        try:
+            self.broker.enqueue(message._message, delay=round(for_s * 1000))
+        except Exception as error:
+            log.warning("command_not_parked", extra={"queue": self.queue_name, "error": repr(error)})
+            return False
+        self.broker.metrics.count("messages.parked")
+        self._ack(message._tag)
+        return True
 
     def _bury(self, tag: int, body: bytes, reason: str, error: object) -> None:
         try:

@@ -12,6 +12,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+BREAKER_OPEN = "breaker"  # the reason of a refusal without asking the server
+
 # Says something about this call only, not about the server.
 _NOT_THE_SERVER = ("conflict", "pool_wait")
 
@@ -39,7 +41,7 @@ class DatabaseGate:
         """
         if not self.breaker.admit():
             self._metrics.count("database.refused")
-            raise DatabaseUnavailable("breaker", "the database was away a moment ago")
+            raise DatabaseUnavailable(BREAKER_OPEN, "the database was away a moment ago")
         try:
             result = work(self._database)
         except DatabaseUnavailable as error:

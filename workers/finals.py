@@ -5,6 +5,7 @@ import time
 from uuid import UUID
 
 from models import final_store, poll_store
+from models.database import DatabaseUnavailable
 from models.runtime.settings import Settings
 from models.wire.notices import StateChanged
 from workers.clock import now_us
@@ -16,6 +17,7 @@ from workers.results import ResultsPublisher
 log = logging.getLogger(__name__)
 
 _REMIND_EVERY_S = 5.0
+_LATE_BATCHES_S = 60.0  # at least; a batch that was published and does not come for so long was dead-lettered
 _NOBODY = UUID(int=0)
 
 
@@ -40,14 +42,23 @@ class Finals:
         self._metrics = metrics
         self._node_timeout_us = int(settings.room.node_timeout_s * 1_000_000)
         self._straggler_wait_us = int(settings.worker.straggler_wait_s * 1_000_000)
+        self._late = final_store.LateBatches(
+            int(max(_LATE_BATCHES_S, settings.worker.straggler_wait_s * 4) * 1_000_000)
+        )
         self._notices = notices
         self._remind_at = 0.0
 
     def round(self) -> None:
         """:raises DatabaseUnavailable:"""
-        settled = self._gate.call(
-            lambda db: final_store.settle_finals(db, now_us(), self._node_timeout_us, self._straggler_wait_us)
-        )
+        try:
+            settled = self._gate.call(
+                lambda db: final_store.settle_finals(
+                    db, now_us(), self._node_timeout_us, self._straggler_wait_us, self._late
+                )
+            )
+        except DatabaseUnavailable:
+            self._late.forget()
+            raise
         if settled:
             self._metrics.count("finals.settled", len(settled))
             log.info("finals_settled", extra={"polls": len(settled)})

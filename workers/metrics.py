@@ -1,5 +1,7 @@
 """Every metric of the workers, with what it means. Names must stand here before they are used."""
 
+import threading
+
 from models.runtime.metrics import Metrics
 from models.runtime.settings import Settings
 
@@ -20,6 +22,7 @@ COUNTERS = {
     "messages.done": "Commands acked after they took effect.",
     "messages.given_back": "Commands returned to their queue unharmed (outage longer than the hold, shutdown).",
     "messages.stepped_aside": "Commands put behind others in this worker, because the database is away or a lane full.",
+    "messages.parked": "Commands put into the delay queue while the database is away, so that requests get past them.",
     "messages.retried": "Commands that failed for a reason nobody expected; each has a traceback in the log.",
     "messages.dead": "Commands moved to a dead-letter queue; scripts/dead-letters shows why.",
     "messages.stale_acks": "Acks dropped because the channel that delivered the message is gone; it comes again.",
@@ -35,6 +38,7 @@ COUNTERS = {
     "results.overflow": "Changed polls not remembered because too many were waiting; the sweep finds them.",
     "results.restored": "Rooms put back into an emptied Redis.",
     "sweep.found": "Rooms whose publication had been lost, found by the sweep.",
+    "heartbeats.dropped": "Heartbeats of nodes not stored because the database was away; a newer one follows.",
     "finals.settled": "Polls whose totals became final, or were corrected by a straggler.",
     "finals.reminded": "Closed polls of which the nodes were told again, since a node has not reported its batches.",
     "polls.expired": "Polls deleted because their time was over.",
@@ -61,7 +65,20 @@ TIMINGS_MS = {
 
 
 class WorkerMetrics(Metrics):
-    """This process's metrics; the names are those above."""
+    """This process's metrics, for all of its threads; the names are those above."""
 
     def __init__(self, settings: Settings) -> None:
+        self._lock = threading.Lock()
         super().__init__(settings.metrics, "workers", settings.worker.name)
+
+    def count(self, name: str, by: int = 1) -> None:
+        with self._lock:
+            super().count(name, by)
+
+    def timing_ms(self, name: str, value: float) -> None:
+        with self._lock:
+            super().timing_ms(name, value)
+
+    def _take(self) -> tuple[dict[str, int], dict[str, list[float]]]:
+        with self._lock:
+            return super()._take()

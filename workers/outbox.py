@@ -112,8 +112,17 @@ class Outbox:
                     break
                 self._service()
             else:
-                self._deliver(letter)
+                self._deliver_safely(letter)
         self._disconnect()
+
+    def _deliver_safely(self, letter: _Letter) -> None:
+        """Nothing that goes wrong with one letter may end the thread that sends all of them."""
+        try:
+            self._deliver(letter)
+        except Exception as error:
+            log.exception("outbox_failed")
+            self._disconnect()
+            self._settle(letter, Unconfirmed(repr(error)))
 
     def _deliver(self, letter: _Letter) -> None:
         """Publish one letter, over as many connections as it takes, until it expires."""
@@ -164,8 +173,8 @@ class Outbox:
         try:
             if self._connection is not None:
                 self._connection.process_data_events(0)
-        except _TROUBLE as error:
-            log.warning("outbox_trouble", extra={"error": repr(error)})
+        except Exception as error:
+            log.warning("outbox_trouble", extra={"error": repr(error)}, exc_info=not isinstance(error, _TROUBLE))
             self._disconnect()
 
     def _disconnect(self) -> None:
@@ -173,8 +182,10 @@ class Outbox:
         try:
             if connection is not None and connection.is_open:
                 connection.close()
-        except _TROUBLE:
-            pass  # it is gone, which is what was asked for
+        except Exception as error:
+            # It is gone, which is what was asked for.
+            if not isinstance(error, _TROUBLE):
+                log.exception("outbox_failed")
 
     def _settle(self, letter: _Letter, error: Exception | None) -> None:
         if letter.settled is None:

@@ -114,7 +114,7 @@ class WorkerProcess:
         self.vote_flusher = flusher = VoteFlusher(
             self.settings.worker, self.gate, self.dead_letters, self.metrics, self.results.mark, self.broker.stopping
         )
-        VoteActors(flusher, self.notices, self.fan_out, self.metrics).declare(self.broker)
+        VoteActors(flusher, self.notices, self.fan_out, self.rooms, self.metrics).declare(self.broker)
         self._part("vote-flusher", flusher.start, flusher.close)
 
     def _add_host(self) -> None:

@@ -27,6 +27,14 @@ redis.call('EXPIRE', KEYS[2], ARGV[5])
 return 1
 """
 
+# KEYS: choices. ARGV: participant, seq, and so on. A newer choice may still count and stays.
+_FORGET_CHOICES = """
+for i = 1, #ARGV, 2 do
+  local stored = redis.call('HGET', KEYS[1], ARGV[i])
+  if stored and string.match(stored, ':(%d+)$') == ARGV[i + 1] then redis.call('HDEL', KEYS[1], ARGV[i]) end
+end
+"""
+
 
 class Outcome(IntEnum):
     """What became of a snapshot: stored, older than what is there, or its room isn't in Redis."""
@@ -49,6 +57,7 @@ class Rooms:
         self._redis = client
         self._ttl_s = ttl_s
         self._store = client.register_script(_STORE)
+        self._forget_choices = client.register_script(_FORGET_CHOICES)
 
     def store(self, polls: Sequence[PollSnapshot], *, create: bool = False) -> list[StoredRoom]:
         """Store snapshots unless newer ones are there, in one round trip.
@@ -84,6 +93,16 @@ class Rooms:
                 pipe.hsetnx(key, nickname_key, participant_id.hex)
             pipe.execute()
         return self.store([poll], create=True)[0]
+
+    def forget_choices(self, choices: Iterable[tuple[str, UUID, int]]) -> None:
+        """Room code, participant and seq of votes that don't count: whoever resumes is told what does instead."""
+        by_room: dict[str, list[str | int]] = {}
+        for room_code, participant_id, seq in choices:
+            by_room.setdefault(room_code, []).extend((participant_id.hex, seq))
+        pipe = self._redis.pipeline(transaction=False)
+        for room_code, arguments in by_room.items():
+            self._forget_choices(keys=[names.choices_key(room_code)], args=arguments, client=pipe)
+        pipe.execute()
 
     def versions(self, room_codes: Sequence[str]) -> list[int | None]:
         """The versions that Redis has; None for a room that is missing."""

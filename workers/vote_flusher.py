@@ -9,6 +9,7 @@ from uuid import uuid5
 import msgspec
 
 from models import vote_store
+from models.ballots import rejection
 from models.runtime.settings import WorkerSettings
 from models.wire.commands import VoteBatch
 from models.wire.envelope import Envelope, wrap
@@ -16,7 +17,7 @@ from models.wire.notices import Rejection
 from workers.clock import now_us
 from workers.database_gate import DatabaseGate
 from workers.dead_letters import DeadLetters
-from workers.errors import GiveBack, NeverValid
+from workers.errors import GiveBack
 from workers.group_commit import GroupCommit
 from workers.metrics import WorkerMetrics
 
@@ -58,9 +59,9 @@ class VoteFlusher:
         """Decide a batch; returning means committed. Its rejections, by place in the batch.
 
         :raises GiveBack: not known to be stored; the batch must come again
-        :raises NeverValid: no part of it can be stored
         :raises DatabaseUnavailable: likewise
         :raises Unconfirmed, Unroutable: a poison vote could not be put into safety; the batch must come again
+        :raises Exception: it failed, and none of its votes is to blame; worth another try later
         """
         try:
             return self._commit.submit(batch)
@@ -89,16 +90,21 @@ class VoteFlusher:
         self._metrics.count("votes.bisected")
         places = self._gate.call(lambda db: vote_store.poisonous_votes(db, batch, now_us()))
         if not places:
-            raise NeverValid(_NOT_STORABLE, error)
+            raise error
+        polls = vote_store.storable(batch.votes[place].poll_id for place in places)
+        rooms = self._gate.call(lambda db: vote_store.room_codes(db, polls))
         for place in places:
             self._bury(batch, place, error)
         poison = set(places)
         kept = [place for place in range(len(batch.votes)) if place not in poison]
-        rest = VoteBatch(batch.batch_id, batch.node_id, tuple(batch.votes[place] for place in kept), batch.format)
-        refused = self._commit.submit(rest) if kept else ()
+        # Stored also when nothing is left, and counted for the polls of the votes left out: their close waits for it.
+        rest = msgspec.structs.replace(
+            batch, votes=tuple(batch.votes[place] for place in kept), also_counts=tuple(sorted(polls))
+        )
+        refused = self._commit.submit(rest)
         rejected = [msgspec.structs.replace(one, index=kept[one.index]) for one in refused]
-        rejected += [Rejection(place, _NOT_STORABLE, _NOT_STORABLE_TEXT) for place in places]
-        return tuple(sorted(rejected, key=lambda rejection: rejection.index))
+        rejected += [rejection(place, batch.votes[place], _NOT_STORABLE, _NOT_STORABLE_TEXT, rooms) for place in places]
+        return tuple(sorted(rejected, key=lambda one: one.index))
 
     def _bury(self, batch: VoteBatch, place: int, error: Exception) -> None:
         """One vote as a batch of its own. Its id follows from the old one, so that burying it twice shows."""

@@ -13,7 +13,7 @@ from models.runtime.settings import MetricSettings
 
 
 class Metrics:
-    """One per process. Not thread-safe for timings across threads beyond what ``list.append`` gives."""
+    """One per process. For one thread: adding takes no lock, and a gauge alone may be set from another."""
 
     _timings_kept = 200  # per name and flush; enough for percentiles, bounded
 
@@ -41,18 +41,22 @@ class Metrics:
 
     def flush(self) -> None:
         """Send what has been added up since the last call. Never raises on a network error; counts it."""
-        counts, self._counts = self._counts, defaultdict(int)
-        timings, self._timings = self._timings, defaultdict(list)
+        counts, timings = self._take()
         if self._client is None:
             return
         try:
             with self._client.pipeline() as pipe:
                 for name, value in counts.items():
                     pipe.incr(name, value)
-                for name, level in self._gauges.items():
+                for name, level in list(self._gauges.items()):
                     pipe.gauge(f"instances.{self._instance}.{name}", level)
                 for name, values in timings.items():
                     for duration_ms in values:
                         pipe.timing(name, duration_ms)
         except (OSError, socket.gaierror):
             self.flush_failures += 1
+
+    def _take(self) -> tuple[dict[str, int], dict[str, list[float]]]:
+        counts, self._counts = self._counts, defaultdict(int)
+        timings, self._timings = self._timings, defaultdict(list)
+        return counts, timings

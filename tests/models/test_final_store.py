@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from models.final_store import note_flush, note_node, settle_finals
+from models.final_store import LateBatches, note_flush, note_node, settle_finals
 from models.vote_store import store_batches
 from models.wire.commands import NodeHeartbeat, PollFlushed
 from tests.models.given import NODE, OTHER_NODE, batch, change, open_poll, poll, rows, snapshot, vote
@@ -135,6 +135,80 @@ def test_a_report_for_an_earlier_close_says_nothing_about_a_later_one(database, 
     # A report that arrives late and is older changes nothing.
     flushed(database, closed, NODE, 7)
     assert settle(database, 5_100) == [closed]
+
+
+LATE_US = 60_000_000
+SECOND_US = 1_000_000
+
+
+@pytest.fixture
+def looks(database):
+    """Looks once a second, from one second to another; both nodes live. Returns the polls that became final."""
+    late = LateBatches(LATE_US)
+
+    def looks(first: int, last: int) -> list[int]:
+        found = []
+        for second in range(first, last + 1):
+            now_us = second * SECOND_US
+            for node in (NODE, OTHER_NODE):
+                alive(database, node, now_us)
+            found += settle_finals(database, now_us, 6 * SECOND_US, 15 * SECOND_US, late)
+        return found
+
+    looks.late = late
+    return looks
+
+
+@pytest.fixture
+def lacking(database, closed) -> int:
+    """A poll of which a living node has published two batches; one of them was never applied."""
+    flushed(database, closed, NODE, 2)
+    flushed(database, closed, OTHER_NODE, 0)
+    store_batches(database, [batch(vote(closed, 1, 0))], 3_010)
+    return closed
+
+
+def test_batches_that_never_come_are_waited_for_and_then_no_longer(database, lacking, looks):
+    assert looks(1, 60) == []
+    assert looks(61, 61) == [lacking]
+    assert snapshot(database, lacking).final
+    room_code = snapshot(database, lacking).room_code
+    audited = rows(database, "SELECT room_code, details FROM audit_log WHERE event = 'final_without_all_batches'")
+    assert audited == [(room_code, {f"batches missing of {NODE}": "1"})]
+
+
+def test_the_wait_for_batches_begins_anew_when_one_of_them_came(database, lacking, looks):
+    flushed(database, lacking, NODE, 3)
+    assert looks(1, 50) == []
+    store_batches(database, [batch(vote(lacking, 2, 0))], 50 * SECOND_US)
+    assert looks(51, 110) == []
+    assert looks(111, 111) == [lacking]
+
+
+def test_the_time_without_a_database_does_not_count_as_waiting_for_batches(database, lacking, looks):
+    # Given an outage that was noticed
+    assert looks(1, 50) == []
+    looks.late.forget()
+    assert looks(52, 111) == []
+    # And one during which this worker slept
+    assert looks(200, 259) == []
+    assert looks(260, 260) == [lacking]
+
+
+def test_a_living_node_without_a_report_is_waited_for_without_end(database, closed, looks):
+    flushed(database, closed, NODE, 2)
+    assert looks(1, 200) == []
+
+
+def test_a_node_is_not_taken_for_dead_before_it_could_be_heard_of_again(database, closed):
+    # Given an outage in which no heartbeat was stored
+    flushed(database, closed, NODE, 0)
+    late = LateBatches(LATE_US)
+    back_us = 900 * SECOND_US
+    # Then the node is waited for as long as it takes to hear of a living one
+    assert settle_finals(database, back_us, 6 * SECOND_US, 15 * SECOND_US, late) == []
+    assert settle_finals(database, back_us + 5 * SECOND_US, 6 * SECOND_US, 15 * SECOND_US, late) == []
+    assert settle_finals(database, back_us + 6 * SECOND_US, 6 * SECOND_US, 15 * SECOND_US, late) == [closed]
 
 
 def test_open_and_waiting_polls_never_settle(database):

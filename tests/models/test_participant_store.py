@@ -92,8 +92,8 @@ def test_choices_are_read_in_the_order_asked_for(database):
     register(database, [registration(here, 1, "Ada"), registration(here, 2, "Bob")])
     store(database, vote(here, 2, 1, seq=2_500), vote(here, 3, 2, seq=2_600))
     assert read_choices(database, here, [person(3), person(1), person(2), person(9)]) == [
-        Choice(person(3), 2, 2_600, None),
-        Choice(person(1), -1, 0, "Ada"),
-        Choice(person(2), 1, 2_500, "Bob"),
-        Choice(person(9), -1, 0, None),
+        Choice(person(3), 2, 2_600),
+        Choice(person(1), -1, 0),
+        Choice(person(2), 1, 2_500),
+        Choice(person(9), -1, 0),
     ]

@@ -2,6 +2,7 @@
 
 import threading
 
+import msgspec
 import peewee
 import pytest
 
@@ -259,6 +260,25 @@ def test_batches_are_counted_per_poll_and_node_rejected_ones_too(database):
         (here, OTHER_NODE, 1),
         (there, NODE, 1),
     ]
+
+
+def test_a_batch_counts_also_for_polls_whose_votes_were_taken_out_of_it(database):
+    here, there = open_poll(database).poll_id, open_poll(database).poll_id
+    empty = msgspec.structs.replace(batch(), also_counts=(here,))
+    mixed = msgspec.structs.replace(batch(vote(there, 1, 0)), also_counts=(here, there, 999))
+    store_batches(database, [empty, mixed], 5_000)
+    store_batches(database, [empty], 5_000)
+    counted = rows(database, "SELECT poll_id, batches FROM poll_batches ORDER BY 1")
+    assert counted == [(here, 2), (there, 1)]
+
+
+def test_a_rejection_says_whose_vote_it_was_also_when_asked_again(database):
+    here = open_poll(database)
+    sick = batch(vote(here.poll_id, 1, 7), vote(999, 2, 0))
+    for _ in range(2):
+        ((first, gone),) = store_batches(database, [sick], 5_000).rejections
+        assert (first.participant_id, first.option_index, first.room_code) == (person(1), 7, here.room_code)
+        assert (gone.participant_id, gone.room_code) == (person(2), "")
 
 
 def test_a_straggler_of_a_final_poll_counts_and_makes_a_corrected_version(database):

@@ -1,11 +1,13 @@
 """Hosts' and members' commands through the real actors."""
 
 import json
+import threading
 import time
 from uuid import uuid4
 
 import msgspec
 import pytest
+import redis
 
 from models import participant_store, poll_store, vote_store
 from models.wire import names
@@ -34,11 +36,18 @@ from tests.workers.conftest import eventually
 from tests.workers.test_results import shown
 from workers.notices import Notices
 from workers.outbox import Unconfirmed
+from workers.rooms import Rooms
 
 
 @pytest.fixture
 def host(start):
     return start("host")
+
+
+def registered(database, poll):
+    with database.transaction():
+        query = "SELECT count(*) FROM participants WHERE poll_id = %s"
+        return database.execute(query, (poll.poll_id,)).fetchone()[0]
 
 
 def soon_us():
@@ -55,11 +64,16 @@ def test_a_poll_is_stored_shown_and_answered(host, amqp, node, database, cache):
 
 
 def test_a_request_whose_caller_has_stopped_waiting_is_dropped(host, amqp, queues, node):
-    late = msgspec.structs.replace(given.create_command(node.id), deadline_us=given.now_us() - 1)
+    late = msgspec.structs.replace(given.create_command(node.id), deadline_us=given.now_us() - 6_000_000)
     amqp.send(late)
     eventually(lambda: host.metrics._counts["requests.expired"])
     with pytest.raises(pytest.fail.Exception):
         node.hears(PollCreated, 0.3)
+
+
+def test_a_request_from_a_node_whose_clock_is_behind_is_served(host, amqp, node):
+    amqp.send(msgspec.structs.replace(given.create_command(node.id), deadline_us=given.now_us() - 3_000_000))
+    assert node.hears(PollCreated)
 
 
 def test_every_node_learns_of_a_state_change_and_a_repeat_is_answered_again(host, amqp, node, database, cache):
@@ -121,7 +135,77 @@ def test_requests_are_answered_at_once_and_changes_wait_while_the_database_is_aw
     no_database(False)
     changed = node.hears(StateChanged)
     assert changed.poll.state_changed_at_us == close.at_us
-    eventually(lambda: host.metrics._counts["registrations.stored"] == 10)
+    eventually(lambda: registered(database, poll) == 10)
+
+
+@pytest.mark.proves("FR-037")
+def test_a_request_gets_past_registrations_that_fill_the_prefetch_while_the_database_is_away(
+    host, amqp, queues, node, database, no_database, settings
+):
+    # Given more registrations in the queue than this worker takes in advance, and the database is away
+    poll = given.open_poll(database)
+    no_database(True)
+    many = settings.worker.prefetch * 3
+    for _ in range(many):
+        amqp.send(RegisterParticipants((Registration(poll.poll_id, uuid4(), "n", uuid4().hex, given.now_us()),)))
+    eventually(lambda: host.gate.breaker.state != "closed")
+    # When somebody asks: then they are told to come back, at once
+    amqp.send(RestoreRoom(uuid4(), node.id, poll.room_code, soon_us()))
+    assert node.hears(CommandFailed, 2).code == "database_unavailable"
+    # And no registration is lost
+    no_database(False)
+    eventually(lambda: registered(database, poll) == many, 15)
+    assert amqp.is_empty(f"{queues['members']}.dead")
+
+
+def test_heartbeats_of_nodes_do_not_pile_up_while_the_database_is_away(
+    host, amqp, queues, node, no_database, monkeypatch
+):
+    monkeypatch.setattr(host.metrics, "flush", lambda: None)  # which starts counting from 0
+    no_database(True)
+    for _ in range(5):
+        amqp.send(NodeHeartbeat(node.id, "node-1", given.now_us()))
+    eventually(lambda: host.metrics._counts["heartbeats.dropped"] == 5)
+    no_database(False)
+    assert amqp.is_empty(queues["host"])
+
+
+def test_the_goodbye_of_a_node_waits_for_the_database(host, amqp, node, database, no_database):
+    no_database(True)
+    amqp.send(NodeHeartbeat(node.id, "node-1", given.now_us(), stopped=True))
+    eventually(lambda: host.metrics._counts["messages.stepped_aside"])
+    no_database(False)
+
+    def stopped():
+        with database.transaction():
+            return database.execute("SELECT stopped FROM nodes WHERE node_id = %s", (node.id,)).fetchone()
+
+    assert eventually(stopped) == (True,)
+
+
+def test_a_state_change_does_not_wait_for_a_redis_that_is_known_to_be_away(
+    host, amqp, node, database, cache, monkeypatch
+):
+    # Given a Redis that hangs
+    tries = []
+    store = Rooms.store
+
+    def hangs(self, polls, *, create=False):
+        tries.append(threading.current_thread().name)
+        raise redis.TimeoutError("hangs")
+
+    monkeypatch.setattr(Rooms, "store", hangs)
+    poll = given.open_poll(database)
+    # When its state changes several times
+    for state in ("closed", "open", "closed"):
+        amqp.send(given.change_command(poll, state))
+        assert node.hears(StateChanged)
+    # Then only the first change tried Redis by itself; the rest is up to the publisher
+    assert len([name for name in tries if name != "results"]) == 1
+    # And when Redis is back, it shows the last state without another change
+    monkeypatch.setattr(Rooms, "store", store)
+    eventually(lambda: shown(cache, poll) and shown(cache, poll).state is PollState.CLOSED)
+    assert host.results.redis_ok
 
 
 @pytest.mark.proves("FR-018")
@@ -144,7 +228,7 @@ def test_a_room_is_restored_nicknames_first(host, amqp, node, database, cache):
     assert cache.hget(names.nicknames_key(poll.room_code), "ada") == who.hex
     # And what is known of one participant and one cookie
     amqp.send(FetchChoices(uuid4(), node.id, poll.poll_id, (who,), soon_us()))
-    assert [(one.option_index, one.nickname) for one in node.hears(ChoicesFetched).choices] == [(-1, "Ada")]
+    assert [(one.option_index, one.seq) for one in node.hears(ChoicesFetched).choices] == [(-1, 0)]
     amqp.send(RestoreBrowser(uuid4(), node.id, browser, soon_us()))
     assert [role.participant_id for role in node.hears(BrowserRestored).roles] == [who]
     hash_ = cache.hgetall(names.browser_key(browser))
@@ -170,7 +254,8 @@ def test_a_registration_that_cannot_be_stored_costs_none_of_the_others(host, amq
     )
     headers, _ = amqp.take(f"{queues['members']}.dead")
     assert headers["reason"] == "not_storable"
-    assert participant_store.read_choices(database, poll.poll_id, [good])[0].nickname == "Ada"
+    ((_, stored),) = [one for chunk in poll_store.read_nicknames(database, poll.poll_id) for one in chunk]
+    assert stored == good
 
 
 @pytest.mark.proves("US1.4")

@@ -4,13 +4,16 @@ import json
 
 import msgspec
 import pytest
+import redis
 
+from models import vote_store
 from models.wire import names
 from models.wire.commands import CastVote, VoteBatch
 from models.wire.notices import BatchApplied
 from tests.workers import given
 from tests.workers.conftest import eventually
 from workers import outbox
+from workers.rooms import Rooms
 
 HUGE = 2**63  # one more than a bigint can hold
 
@@ -77,6 +80,78 @@ def test_one_poison_vote_costs_none_of_the_other_499(start, amqp, queues, node, 
     assert amqp.is_empty(queues["votes"])
 
 
+@pytest.mark.proves("US1.4")
+def test_a_batch_of_nothing_but_poison_counts_for_its_polls(start, amqp, queues, node, database):
+    # Given a batch that holds one poll's only vote, which can't be stored
+    poll, other = given.open_poll(database), given.open_poll(database)
+    poison = CastVote(poll.poll_id, given.uuid4(), 1, given.now_us(), HUGE)
+    start("votes")
+    # When it arrives alone, and beside a vote of another poll
+    amqp.send(VoteBatch(given.uuid4(), node.id, (poison,)))
+    (rejected,) = node.hears(BatchApplied).rejected
+    amqp.send(VoteBatch(given.uuid4(), node.id, (poison, given.vote(other))))
+    node.hears(BatchApplied)
+    # Then the node's account says that they were applied, and the voter's node learns whose vote it was
+    with database.transaction():
+        counted = database.execute(
+            "SELECT poll_id, batches FROM poll_batches WHERE node_id = %s ORDER BY 1", (node.id,)
+        ).fetchall()
+    assert counted == [(poll.poll_id, 2), (other.poll_id, 1)]
+    assert (rejected.participant_id, rejected.option_index) == (poison.participant_id, 1)
+    assert rejected.room_code == poll.room_code
+
+
+def test_a_batch_that_failed_without_a_vote_to_blame_is_tried_again(start, amqp, queues, node, database, monkeypatch):
+    # Given an error that is gone by the time of the search for its cause
+    failed = []
+    store = vote_store.store_batches
+
+    def flaky(*arguments):
+        if not failed:
+            failed.append(arguments)
+            raise ValueError("out of the blue")
+        return store(*arguments)
+
+    monkeypatch.setattr(vote_store, "store_batches", flaky)
+    poll = given.open_poll(database)
+    start("votes")
+    amqp.send(given.votes(poll, 3, node.id))
+    assert node.hears(BatchApplied).rejected == ()
+    assert failed
+    assert given.stored(database, poll).votes == (3, 0, 0)
+    assert amqp.is_empty(f"{queues['votes']}.dead")
+
+
+def test_a_choice_that_does_not_count_is_forgotten_and_a_newer_one_is_not(start, amqp, cache, node, database):
+    poll = given.open_poll(database)
+    late, again = given.vote(poll, option=9), given.vote(poll, option=8)
+    key = names.choices_key(poll.room_code)
+    cache.hset(key, late.participant_id.hex, f"9:{late.seq}")
+    cache.hset(key, again.participant_id.hex, f"1:{again.seq + 1}")
+    start("votes")
+    amqp.send(VoteBatch(given.uuid4(), node.id, (given.vote(poll), late, again)))
+    # Then the node can tell the voters though it has forgotten the batch
+    rejected = node.hears(BatchApplied).rejected
+    assert [(one.participant_id, one.option_index, one.room_code) for one in rejected] == [
+        (late.participant_id, 9, poll.room_code),
+        (again.participant_id, 8, poll.room_code),
+    ]
+    # And Redis knows only the choice that may still count
+    eventually(lambda: cache.hgetall(key) == {again.participant_id.hex: f"1:{again.seq + 1}"})
+
+
+def test_a_batch_is_done_with_though_redis_keeps_the_choice(start, amqp, queues, node, database, monkeypatch):
+    def away(self, choices):
+        raise redis.ConnectionError("away")
+
+    monkeypatch.setattr(Rooms, "forget_choices", away)
+    poll = given.open_poll(database)
+    process = start("votes")
+    amqp.send(VoteBatch(given.uuid4(), node.id, (given.vote(poll, option=9),)))
+    assert node.hears(BatchApplied).rejected
+    eventually(lambda: process.metrics._counts["messages.done"])
+
+
 def test_a_rejected_voter_is_told_through_redis_when_the_node_is_gone(start, amqp, cache, database):
     poll = given.open_poll(database)
     listener = cache.pubsub()
@@ -133,3 +208,21 @@ def test_the_outbox_reports_a_message_that_nobody_receives(start):
         process.outbox.send_confirmed("", "node.that-is-gone", b"{}")
     # And the connection lives on
     process.outbox.send_confirmed(names.NODES_EXCHANGE, "", b'{"type":"Unknown"}')
+
+
+def test_the_outbox_survives_an_error_that_nobody_expected(start, monkeypatch):
+    process = start("votes")
+    publish, tries = process.outbox._publish, []
+
+    def broken(letter):
+        if letter.routing_key == "broken":
+            tries.append(letter)
+            raise KeyError("a bug in a library")
+        publish(letter)
+
+    monkeypatch.setattr(process.outbox, "_publish", broken)
+    with pytest.raises(outbox.Unconfirmed):
+        process.outbox.send_confirmed("", "broken", b"{}")
+    process.outbox.send("", "broken", b"{}")
+    process.outbox.send_confirmed(names.NODES_EXCHANGE, "", b'{"type":"Unknown"}')
+    assert len(tries) == 2

@@ -10,6 +10,7 @@ import msgspec
 from models.database import DatabaseUnavailable
 from models.wire.commands import ROUTES
 from workers.broker import CommandBroker
+from workers.database_gate import BREAKER_OPEN
 from workers.errors import GiveBack, NeverValid, StepAside
 from workers.outbox import Unconfirmed, Unroutable
 
@@ -45,13 +46,15 @@ def declare(
     *,
     priority: int,
     lane: Lane | None = None,
+    park_s: float | None = None,
     **options: Any,
 ) -> dramatiq.Actor:
     """An actor for one type of command, named and queued as ``ROUTES`` says.
 
     The handler gets the decoded command. What it raises decides about the message: ``DatabaseUnavailable`` and an
     unconfirmed notice make it wait its turn here, ``GiveBack`` returns it, ``NeverValid`` (also anything that does not
-    decode) dead-letters it, whatever else is retried a few times first.
+    decode) dead-letters it, whatever else is retried a few times first. With ``park_s`` the message waits elsewhere
+    while the database is known to be away; for commands on a queue on which somebody waits for an answer.
     """
     decoder = msgspec.json.Decoder(command)
 
@@ -67,7 +70,8 @@ def declare(
                 with lane:
                     handle(decoded)
         except (DatabaseUnavailable, Unconfirmed, Unroutable) as error:
-            raise StepAside(str(error)) from error
+            known_away = isinstance(error, DatabaseUnavailable) and error.reason == BREAKER_OPEN
+            raise StepAside(str(error), park_s=park_s if known_away else None) from error
 
     actor_name, queue_name = ROUTES[command]
     return dramatiq.actor(

@@ -5,6 +5,7 @@ import logging
 import redis
 
 from models import final_store, poll_store
+from models.database import DatabaseUnavailable
 from models.wire.commands import ChangeState, ClaimHost, CreatePoll, NodeHeartbeat, PollFlushed
 from models.wire.notices import PollCreated, StateChanged
 from models.wire.polls import PollSnapshot
@@ -87,13 +88,27 @@ class HostActors:
         self._gate.call(lambda db: final_store.note_flush(db, report))
 
     def note_node(self, heartbeat: NodeHeartbeat) -> None:
-        self._gate.call(lambda db: final_store.note_node(db, heartbeat))
+        """Dropped while the database is away, so that heartbeats don't pile up: a newer one follows in a moment. The
+        last one, of a node that has stopped, waits."""
+        try:
+            self._gate.call(lambda db: final_store.note_node(db, heartbeat))
+        except DatabaseUnavailable:
+            if heartbeat.stopped:
+                raise
+            self._metrics.count("heartbeats.dropped")
 
     def _show(self, poll: PollSnapshot, *, new: bool = False) -> None:
-        """Into Redis at once. When Redis is away, the results publisher or the sweep does it later."""
+        """Into Redis at once, so that a node that looks there after the notice finds it.
+
+        When Redis is away, the results publisher does it later; while that is known, nobody waits for a time-out.
+        """
+        if not self._results.redis_ok:
+            self._results.mark([poll.poll_id])
+            return
         try:
             # A new poll has no nicknames that would have to be there first.
             self._rooms.store([poll], create=new)
         except redis.RedisError as error:
+            self._results.redis_ok = False  # until the publisher, which tries this poll again, gets through
             self._results.mark([poll.poll_id])
             log.warning("room_not_shown", extra={"poll_id": poll.poll_id, "error": repr(error)})

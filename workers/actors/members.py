@@ -32,6 +32,7 @@ from workers.rooms import Rooms
 log = logging.getLogger(__name__)
 
 _EXPORT_ROWS_MOST = 5000
+_PARK_S = 2.0  # registrations that wait out an outage must not fill the prefetch: requests come in on the same queue
 
 
 class MemberActors:
@@ -63,7 +64,7 @@ class MemberActors:
         self.close = self._commit.close
 
     def declare(self, broker: CommandBroker, lane: Lane) -> None:
-        declare(broker, RegisterParticipants, self.register_participants, priority=WRITES, lane=lane)
+        declare(broker, RegisterParticipants, self.register_participants, priority=WRITES, lane=lane, park_s=_PARK_S)
         declare(broker, RestoreRoom, self.restore_room, priority=REQUESTS, lane=lane)
         declare(broker, FetchChoices, self.fetch_choices, priority=REQUESTS, lane=lane)
         declare(broker, ExportRows, self.export_rows, priority=REQUESTS, lane=lane)

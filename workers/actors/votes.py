@@ -14,16 +14,20 @@ from workers.fan_out import Emission, FanOut
 from workers.metrics import WorkerMetrics
 from workers.notices import Notices
 from workers.outbox import Unroutable
+from workers.rooms import Rooms
 from workers.vote_flusher import VoteFlusher
 
 log = logging.getLogger(__name__)
 
 
 class VoteActors:
-    def __init__(self, flusher: VoteFlusher, notices: Notices, fan_out: FanOut, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self, flusher: VoteFlusher, notices: Notices, fan_out: FanOut, rooms: Rooms, metrics: WorkerMetrics
+    ) -> None:
         self._flusher = flusher
         self._notices = notices
         self._fan_out = fan_out
+        self._rooms = rooms
         self._metrics = metrics
 
     def declare(self, broker: CommandBroker) -> None:
@@ -42,6 +46,15 @@ class VoteActors:
             self._notices.answer_surely(batch.node_id, applied)
         except Unroutable:
             self._tell_voters(batch, rejected)
+        self._forget_choices(batch, rejected)
+
+    def _forget_choices(self, batch: VoteBatch, rejected: tuple[Rejection, ...]) -> None:
+        """They were shown as acked; a node that is still there forgets them too."""
+        votes = [(one.room_code, batch.votes[one.index]) for one in rejected if one.room_code]
+        try:
+            self._rooms.forget_choices((room_code, vote.participant_id, vote.seq) for room_code, vote in votes)
+        except redis.RedisError as error:
+            log.warning("choices_not_forgotten", extra={"votes": len(votes), "error": repr(error)})
 
     def _tell_voters(self, batch: VoteBatch, rejected: tuple[Rejection, ...]) -> None:
         """Their node is gone; they are connected to another one by now, or to none."""
