@@ -19,6 +19,7 @@ async def drain(node: Node) -> None:
     them stay away. Takes at most ``drain_s`` seconds.
     """
     node.readiness.reason = "draining"
+    node.presence.moving = True
     if not len(node.sessions):
         return
     try:

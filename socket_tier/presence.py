@@ -55,6 +55,9 @@ class Presence:
         self._node_id = node_id
         self._settings = settings
         self._stale = False  # Redis may lack members of ours
+        # This node drains: its people are on their way to another one, neither gone nor new, so nothing is said;
+        # whoever doesn't arrive is counted out when this node is buried.
+        self.moving = False
         self._trust_after = 0.0  # time.monotonic(): before it, silence of other nodes means nothing
         self._counts_to_send: set[str] = set()
         self._sightings: OrderedDict[UUID, Sighting] = OrderedDict()
@@ -77,7 +80,7 @@ class Presence:
     def depart(self, room: Room, member: Member, sid: str) -> None:
         """A socket is gone. After the grace without another one the participant has left."""
         member.sids.discard(sid)
-        if not member.sids and member.leaving is None:
+        if not member.sids and member.leaving is None and not self.moving:
             loop = asyncio.get_running_loop()
             member.leaving = loop.call_later(self._settings.leave_grace_s, self._left, room, member)
 
