@@ -91,12 +91,15 @@ def test_a_connection_that_is_reset_while_idle_leaves_nobody_waiting() -> None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
         await asyncio.sleep(0.1)
+        ended = 0
         for _ in range(3):
             try:
                 async with asyncio.timeout(10):
                     await pipeline.call("PING")
             except CacheUnavailable:
                 await asyncio.sleep(0.2)
+            ended += 1
+        assert ended == 3
         await pipeline.close()
         for writer in writers:
             writer.close()
