@@ -1,6 +1,7 @@
 """Many threads' work in one transaction."""
 
 import logging
+import math
 import queue
 import random
 import threading
@@ -34,6 +35,8 @@ class _Held(Generic[T, R]):
 class GroupCommit(Generic[T, R]):
     """One thread that stores what other threads hand in, merged up to ``most`` by weight.
 
+    The first item after a rest is stored at once. Under load transactions begin at least ``linger_s`` seconds apart, so
+    that more is merged into each; ``callers`` items, as many as there are threads to bring one, never wait for more.
     ``store(items)`` runs one transaction and returns one result per item. While it raises ``DatabaseUnavailable`` the
     items are held, for at most ``hold_s`` seconds each, and stored together when the database is back; ``hold_s`` 0
     passes the error on at once. Any other error is narrowed down to the items that cause it; the others are stored.
@@ -49,10 +52,15 @@ class GroupCommit(Generic[T, R]):
         hold_s: float,
         stopping: threading.Event,
         on_waiting: Callable[[int], None] = lambda weight: None,
+        linger_s: float = 0.0,
+        callers: int = _CAPACITY,
     ) -> None:
         self._store = store
         self._weigh = weigh
         self._most = most
+        self._linger_s = linger_s
+        self._callers = callers
+        self._began_at = -math.inf  # the last transaction; time.monotonic()
         self._hold_s = hold_s
         self._stopping = stopping
         self._on_waiting = on_waiting
@@ -97,7 +105,7 @@ class GroupCommit(Generic[T, R]):
             held.result.set_exception(GiveBack("this worker stops"))
 
     def _take(self) -> list[_Held[T, R]]:
-        """What is waiting now, after waiting up to 0.2 s for the first."""
+        """What is waiting, after waiting up to 0.2 s for the first and lingering for more."""
         first, self._next = self._next, None
         if first is None:
             try:
@@ -105,16 +113,20 @@ class GroupCommit(Generic[T, R]):
             except queue.Empty:
                 return []
         batch, weight = [first], first.weight
-        while True:
+        begins_at = self._began_at + self._linger_s
+        while len(batch) < self._callers:
+            wait_s = begins_at - time.monotonic()
             try:
-                held = self._arrived.get_nowait()
+                held = self._arrived.get(timeout=wait_s) if wait_s > 0 else self._arrived.get_nowait()
             except queue.Empty:
-                return batch
+                break
             if weight + held.weight > self._most:
                 self._next = held
-                return batch
+                break
             batch.append(held)
             weight += held.weight
+        self._began_at = time.monotonic()
+        return batch
 
     def _settle(self, batch: list[_Held[T, R]]) -> None:
         """Store a batch, however long the outage; nothing else is taken meanwhile."""

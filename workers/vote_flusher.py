@@ -48,6 +48,8 @@ class VoteFlusher:
             self._store,
             weigh=lambda batch: len(batch.votes),
             most=settings.merge_votes,
+            linger_s=settings.merge_wait_s,
+            callers=settings.vote_threads,
             hold_s=settings.outage_hold_s,
             stopping=stopping,
             on_waiting=lambda votes: metrics.gauge("votes.waiting", votes),

@@ -112,6 +112,7 @@ class WorkerSettings(Section):
     vote_threads: Count
     vote_prefetch: Count
     merge_votes: Count
+    merge_wait_s: Annotated[float, Meta(ge=0, le=1)]
     tick_s: Seconds
     sweep_s: Seconds
     heartbeat_s: Seconds

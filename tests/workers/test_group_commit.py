@@ -21,8 +21,10 @@ def stopping():
 def commits(stopping):
     running = []
 
-    def commits(store, most=100, hold_s=5.0):
-        commit = GroupCommit("test", store, weigh=lambda item: 1, most=most, hold_s=hold_s, stopping=stopping)
+    def commits(store, most=100, hold_s=5.0, **options):
+        commit = GroupCommit(
+            "test", store, weigh=lambda item: 1, most=most, hold_s=hold_s, stopping=stopping, **options
+        )
         commit.start()
         running.append(commit)
         return commit
@@ -48,6 +50,26 @@ def test_what_waits_together_is_stored_together(commits):
 
     assert submit_all(commits(store), range(8)) == [0, 10, 20, 30, 40, 50, 60, 70]
     assert len(calls) <= 3
+
+
+def test_under_load_transactions_keep_their_distance(commits):
+    began = []
+
+    def store(items):
+        began.append(time.monotonic())
+        return list(items)
+
+    commit = commits(store, linger_s=0.2)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(commit.submit, range(30)))
+    assert len(began) >= 3
+    assert min(later - earlier for earlier, later in pairwise(began)) > 0.19
+
+
+def test_after_a_rest_and_with_everybody_waiting_nothing_lingers(commits):
+    commit = commits(lambda items: list(items), linger_s=30.0, callers=4)
+    commit.submit(0)  # the first after a rest
+    assert submit_all(commit, range(4)) == [0, 1, 2, 3]
 
 
 def test_no_more_than_the_most_is_merged(commits):
