@@ -145,7 +145,7 @@ class Node:
             metrics=self.metrics,
         )
         if isinstance(self.server.eio, DirectEngine):
-            self.server.eio.lane = VoteLane(self.buffer, self.choices, self.shedding, self.metrics)
+            self.server.eio.lane = VoteLane(self.buffer, self.choices, self.shedding)
             self.server.eio.on_owed = self._pay_results
         self.vote_results = VoteResults(self.buffer, self.sessions, self.rooms, self.fanout, self.metrics)
         Events(

@@ -2,15 +2,14 @@
 
 import asyncio
 import logging
-from collections import OrderedDict
 from uuid import UUID, uuid4
 
-from models.wire.commands import FetchChoices
+from models.wire.commands import CastVote, FetchChoices
 from models.wire.notices import ChoicesFetched
 from socket_tier.cache import Cache, StoredChoice
 from socket_tier.commands import Commands
 from socket_tier.refusals import CacheUnavailable, Refused
-from socket_tier.rooms import Room
+from socket_tier.rooms import Member, Room
 from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
@@ -29,13 +28,13 @@ class Choices:
         self._cache = cache
         self._commands = commands
         self._node_id = node_id
-        self._unwritten: OrderedDict[tuple[str, UUID], tuple[int, int]] = OrderedDict()
+        self._unwritten: dict[Member, tuple[str, int, int]] = {}  # room code, option, seq
 
-    def note(self, room_code: str, participant_id: UUID, option: int, seq: int) -> None:
+    def note(self, room_code: str, member: Member, vote: CastVote) -> None:
         """A vote was acked."""
-        self._unwritten[room_code, participant_id] = (option, seq)
+        self._unwritten[member] = (room_code, vote.option_index, vote.seq)
         if len(self._unwritten) > _KEPT:
-            self._unwritten.popitem(last=False)
+            del self._unwritten[next(iter(self._unwritten))]
 
     async def run(self) -> None:
         while True:
@@ -46,10 +45,10 @@ class Choices:
         """Write what is waiting; what Redis doesn't take is kept. Whether all of it is written."""
         if not self._unwritten:
             return True
-        unwritten, self._unwritten = self._unwritten, OrderedDict()
+        unwritten, self._unwritten = self._unwritten, {}
         by_room: dict[str, list[tuple[UUID, int, int]]] = {}
-        for (room_code, participant_id), (option, seq) in unwritten.items():
-            by_room.setdefault(room_code, []).append((participant_id, option, seq))
+        for member, (room_code, option, seq) in unwritten.items():
+            by_room.setdefault(room_code, []).append((member.participant_id, option, seq))
         for room_code, choices in by_room.items():
             for start in range(0, len(choices), _PER_CALL):
                 some = choices[start : start + _PER_CALL]
@@ -57,27 +56,27 @@ class Choices:
                     await self._cache.store_choices(room_code, some)
                 except CacheUnavailable:
                     # Newer ones have come meanwhile; what was written already is written again, which does no harm.
-                    self._unwritten = OrderedDict(unwritten | self._unwritten)
+                    self._unwritten = unwritten | self._unwritten
                     return False
         return True
 
-    async def of(self, room: Room, participant_id: UUID) -> StoredChoice:
+    async def of(self, room: Room, member: Member) -> StoredChoice:
         """The last choice of a participant, from Redis or else from the database by way of the workers.
 
         With neither in reach the choice is unknown and shown as none; the next vote is then ordered by the clock alone.
         """
         try:
-            known = await self._cache.choice(room.code, participant_id)
+            known = await self._cache.choice(room.code, member.participant_id)
         except CacheUnavailable:
             known = None
         if known is not None:
             return known
-        return await self._fetch(room, participant_id)
+        return await self._fetch(room, member)
 
-    async def _fetch(self, room: Room, participant_id: UUID) -> StoredChoice:
+    async def _fetch(self, room: Room, member: Member) -> StoredChoice:
         request_id = uuid4()
         deadline_us = now_us() + 2_000_000
-        command = FetchChoices(request_id, self._node_id, room.poll.poll_id, (participant_id,), deadline_us)
+        command = FetchChoices(request_id, self._node_id, room.poll.poll_id, (member.participant_id,), deadline_us)
         try:
             answer = await self._commands.request(command, request_id)
         except Refused as refusal:
@@ -85,5 +84,5 @@ class Choices:
             return StoredChoice(None, 0)
         assert isinstance(answer, ChoicesFetched)
         (choice,) = answer.choices
-        self._unwritten.setdefault((room.code, participant_id), (choice.option_index, choice.seq))
+        self._unwritten.setdefault(member, (room.code, choice.option_index, choice.seq))
         return StoredChoice(None if choice.option_index < 0 else choice.option_index, choice.seq)

@@ -1,5 +1,7 @@
 """Every metric of a node, with what a rise means."""
 
+from collections.abc import Iterable
+
 from models.runtime.metrics import Metrics
 
 COUNTERS = {
@@ -59,3 +61,7 @@ class NodeMetrics(Metrics):
     def timing_ms(self, name: str, value: float) -> None:
         assert name in TIMINGS, name
         super().timing_ms(name, value)
+
+    def timings_ms(self, name: str, values: Iterable[float]) -> None:
+        assert name in TIMINGS, name
+        super().timings_ms(name, values)

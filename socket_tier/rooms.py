@@ -50,9 +50,13 @@ class Member:
         A clock behind the one that opened the poll must not make the vote look early, and one behind the clock of the
         participant's previous node must not make it look older than what it replaces.
         """
-        received_at_us = max(at_us, opened_at_us)
-        self.last_seq = max(received_at_us, self.last_seq + 1)
-        return CastVote(poll_id, self.participant_id, option_index, received_at_us, self.last_seq)
+        # Comparisons instead of max(): this runs once per vote, and a call costs more than all of it.
+        received_at_us = at_us if at_us > opened_at_us else opened_at_us
+        seq = self.last_seq + 1
+        if seq < received_at_us:
+            seq = received_at_us
+        self.last_seq = seq
+        return CastVote(poll_id, self.participant_id, option_index, received_at_us, seq)
 
 
 @dataclass(slots=True, eq=False)

@@ -24,8 +24,10 @@ _POLLS_KEPT = 100_000
 
 
 class Receipt(Protocol):
-    """Whom to tell what became of a vote."""
+    """Whom to tell what became of a vote. ``arrived``: when it came, by ``time.perf_counter()``."""
 
+    @property
+    def arrived(self) -> float: ...
     @property
     def sid(self) -> str: ...
     @property
@@ -89,6 +91,11 @@ class VoteBuffer:
             self.flush()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._max_wait_s, self.flush)
+
+    def refused(self, receipt: Receipt, why: Refused) -> None:
+        """Answer a vote that wasn't taken."""
+        self._metrics.count("votes.refused")
+        receipt.settle(why)
 
     def database_away(self, away: bool) -> None:
         """While the workers can't store anything, batches grow: what they find afterwards is a shorter queue."""
@@ -191,6 +198,12 @@ class VoteBuffer:
         self.held -= len(receipts)
         for receipt in receipts:
             receipt.settle(error)
+        if error is not None:
+            self._metrics.count("votes.refused", len(receipts))
+            return
+        self._metrics.count("votes.accepted", len(receipts))
+        now = time.perf_counter()
+        self._metrics.timings_ms("votes.ack_ms", ((now - receipt.arrived) * 1000 for receipt in receipts))
 
 
 def now_us() -> int:

@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 from models.wire import names
-from models.wire.commands import CastVote
 from models.wire.notices import BatchApplied, Rejection
 from models.wire.polls import iso_time
 from socket_tier.audit import Audit
@@ -31,9 +30,10 @@ _APPLIED_HELD = 10_000  # batches whose voters are still to be told
 class AwaitedReceipt:
     """Lets a handler wait for the confirm, and hears of the commit through the Socket.IO server."""
 
-    __slots__ = ("command_id", "confirmed", "room_code", "sid")
+    __slots__ = ("arrived", "command_id", "confirmed", "room_code", "sid")
 
-    def __init__(self, sid: str, command_id: str | None, room_code: str) -> None:
+    def __init__(self, arrived: float, sid: str, command_id: str | None, room_code: str) -> None:
+        self.arrived = arrived
         self.sid = sid
         self.command_id = command_id
         self.room_code = room_code
@@ -92,14 +92,14 @@ class Voting:
             self._shedding.vote()
             self._limits.vote(session.votes)
             vote = member.cast(room.poll.poll_id, request.option_index, now_us(), opened_at_us)
-            await self._durable(vote, session, request)
+            receipt = AwaitedReceipt(arrived, session.sid, request.command_id, request.room_code)
+            self._buffer.add(vote, receipt)
         except Exception:
             self._metrics.count("votes.refused")
             raise
+        await receipt.confirmed
         member.choice = vote.option_index
-        self._choices.note(room.code, member.participant_id, vote.option_index, vote.seq)
-        self._metrics.count("votes.accepted")
-        self._metrics.timing_ms("votes.ack_ms", (time.perf_counter() - arrived) * 1000)
+        self._choices.note(room.code, member, vote)
         ack: dict[str, Any] = {"success": True, "status": "queued"}
         if request.command_id is not None:
             ack["commandId"] = request.command_id
@@ -131,11 +131,6 @@ class Voting:
             raise Invalid("Join the poll before voting", "not_joined", status=403)
         raise Invalid("This participant is not yours", "foreign_participant", status=403)
 
-    async def _durable(self, vote: CastVote, session: Session, request: SubmitVote) -> None:
-        receipt = AwaitedReceipt(session.sid, request.command_id, request.room_code)
-        self._buffer.add(vote, receipt)
-        await receipt.confirmed
-
 
 class VoteResults:
     """Tells voters what became of their votes after the commit."""
@@ -166,7 +161,7 @@ class VoteResults:
         refused = {rejection.index: rejection for rejection in notice.rejected}
         recorded_at = iso_time(notice.recorded_at_us)
         for index, (vote, receipt) in enumerate(zip(votes, receipts, strict=True)):
-            rejection = refused.pop(index, None)
+            rejection = refused.pop(index, None) if refused else None
             if rejection is None and receipt.recorded(recorded_at):
                 continue
             payload: dict[str, Any] = {"optionIndex": vote.option_index, "roomCode": receipt.room_code}

@@ -53,8 +53,8 @@ class NoticeInbox:
         channel.exchange_declare(names.NODES_EXCHANGE, "fanout", durable=True)
         channel.queue_declare(self._queue, exclusive=True, auto_delete=True, arguments=arguments)
         channel.queue_bind(self._queue, names.NODES_EXCHANGE)
-        channel.basic_qos(prefetch_count=500)
-        channel.basic_consume(self._queue, self._received, callback=self._started)
+        # Acked on delivery: the queue lives no longer than this connection, so nothing could be delivered again.
+        channel.basic_consume(self._queue, self._received, auto_ack=True, callback=self._started)
 
     def _started(self, _frame: Any) -> None:
         self.consuming.set()
@@ -63,7 +63,7 @@ class NoticeInbox:
         self._had_channel = True
         log.info("notices_ready")
 
-    def _received(self, channel: Channel, method: Any, _properties: Any, body: bytes) -> None:
+    def _received(self, _channel: Channel, _method: Any, _properties: Any, body: bytes) -> None:
         try:
             notice = _decoder.decode(body)
         except msgspec.DecodeError as error:
@@ -74,4 +74,3 @@ class NoticeInbox:
                 self._on_notice(notice)
             except Exception:
                 log.exception("notice_failed", extra={"notice": type(notice).__name__})
-        channel.basic_ack(method.delivery_tag)

@@ -47,6 +47,7 @@ class DirectSocket(AsyncSocket):
         self.next_ping_at: float | None = None
         self.owed: set[str] = set()  # rooms whose newest results were skipped
         self._deferred = b""
+        self._deferred_in = -1  # the engine's round in which this client was last put down for a flush
         self._dropped = False
         self.voter: Any = None  # the lane's own view of this client
 
@@ -70,12 +71,15 @@ class DirectSocket(AsyncSocket):
         if self.wire is None:
             return
         if not self._deferred:
-            self.server.flush_soon(self)
-        self._deferred += frame
+            self._deferred = frame
+            if self._deferred_in != self.server.round:
+                self._deferred_in = self.server.flush_soon(self)
+        else:
+            self._deferred += frame
 
-    def flush(self) -> None:
-        """Write what ``push_soon`` has kept."""
-        if self._deferred:
+    def flush(self, before_round: int) -> None:
+        """Write what has waited since before a round."""
+        if self._deferred and self._deferred_in < before_round:
             self.push(b"")
 
     def has_caught_up(self, room: str) -> bool:

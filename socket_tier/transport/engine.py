@@ -42,18 +42,27 @@ class DirectEngine(engineio.AsyncServer):
         self.lane: Lane | None = None
         self.on_dropped: Callable[[str], None] = _ignore
         self.on_owed: Callable[[DirectSocket, str], None] = _ignore
+        self.round = 0  # counts half deferrals
         self._deferring: list[DirectSocket] = []
+        self._due: list[DirectSocket] = []
 
-    def flush_soon(self, socket: DirectSocket) -> None:
-        """Have a socket flushed within ``defer_s`` seconds, together with all others that want it."""
-        if not self._deferring:
-            asyncio.get_running_loop().call_later(self.defer_s, self._flush_deferring)
+    def flush_soon(self, socket: DirectSocket) -> int:
+        """Have a socket flushed within ``defer_s`` seconds, together with all others that want it.
+
+        Returns the round of now. One that has written meanwhile, and holds only what came later, waits for its next.
+        """
+        if not self._deferring and not self._due:
+            asyncio.get_running_loop().call_later(self.defer_s / 2, self._end_round)
         self._deferring.append(socket)
+        return self.round
 
-    def _flush_deferring(self) -> None:
-        sockets, self._deferring = self._deferring, []
-        for socket in sockets:
-            socket.flush()
+    def _end_round(self) -> None:
+        due, self._due, self._deferring = self._due, self._deferring, []
+        for socket in due:
+            socket.flush(self.round)
+        self.round += 1
+        if self._due:
+            asyncio.get_running_loop().call_later(self.defer_s / 2, self._end_round)
 
     async def _handle_connect(self, environ: dict[str, Any], transport: str, jsonp_index: int | None = None) -> Any:
         """As in engine.io, with a DirectSocket, and with one task that looks after all sockets."""

@@ -7,11 +7,13 @@ _LENGTH_64 = struct.Struct(">BBQ")
 _TEXT = 0x81
 _BINARY = 0x82
 _CLOSE = 0x88
+_SHORT_TEXT = [bytes((_TEXT, size)) for size in range(126)]
 
 
 def text_frame(payload: bytes) -> bytes:
     """A whole text message."""
-    return _frame(_TEXT, payload)
+    size = len(payload)
+    return _SHORT_TEXT[size] + payload if size < 126 else _frame(_TEXT, payload)
 
 
 def binary_frame(payload: bytes) -> bytes:

@@ -12,7 +12,6 @@ import msgspec
 
 from models.wire.commands import CastVote
 from socket_tier.choices import Choices
-from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import Refused, unexpected
 from socket_tier.rooms import Member, Room
 from socket_tier.sessions import Session
@@ -33,77 +32,80 @@ class _Vote(msgspec.Struct, forbid_unknown_fields=True):
 
 _decoder = msgspec.json.Decoder(tuple[Literal["submit-vote"], _Vote])
 _encode = msgspec.json.Encoder().encode
-_ACCEPTED = b'[{"success":true,"status":"queued"}]'
+# Of JSON's special characters room codes and times hold none, and a command id comes encoded.
+_ACCEPTED = b'43%b[{"success":true,"status":"queued"}]'
+_ACCEPTED_COMMAND = b'43%b[{"success":true,"status":"queued","commandId":%b}]'
+_RECORDED = b'42["vote-recorded",{"optionIndex":%d,"roomCode":"%b","recordedAt":"%b"}]'
+_RECORDED_COMMAND = b'42["vote-recorded",{"optionIndex":%d,"roomCode":"%b","recordedAt":"%b","commandId":%b}]'
 
 
 class LaneReceipt:
-    """Answers one voter of the lane."""
+    """Answers one voter of the lane. ``command``: the client's command id as JSON, empty without one."""
 
-    __slots__ = ("_ack", "_arrived", "_command_id", "_lane", "_member", "_room", "_socket", "_vote", "sid")
+    __slots__ = ("_ack", "_command", "_lane", "_member", "_room", "_socket", "_vote", "arrived", "sid")
 
     def __init__(
         self,
         lane: "VoteLane",
         socket: DirectSocket,
-        session: Session,
+        sid: str,
         ack: bytes,
         room: Room,
         member: Member,
         vote: CastVote,
-        command_id: str | None,
+        command: bytes,
     ) -> None:
-        self.sid = session.sid
+        self.sid = sid
         self._lane = lane
         self._socket = socket
         self._ack = ack
         self._room = room
         self._member = member
         self._vote = vote
-        self._command_id = command_id
-        self._arrived = time.perf_counter()
+        self._command = command
+        self.arrived = time.perf_counter()
 
     @property
     def room_code(self) -> str:
-        return self._room.code
+        return self._room.poll.room_code
 
     @property
     def command_id(self) -> str | None:
-        return self._command_id
+        return msgspec.json.decode(self._command) if self._command else None
 
     def settle(self, error: BaseException | None) -> None:
         """The batch is confirmed, or has failed."""
         if error is not None:
             refusal = error if isinstance(error, Refused) else unexpected()
-            self._lane.metrics.count("votes.refused")
-            body = _encode([refusal.body(uuid4().hex)])
+            frame = text_frame(b"43%b%b" % (self._ack, _encode([refusal.body(uuid4().hex)])))
         else:
             vote = self._vote
             self._member.choice = vote.option_index
-            self._lane.choices.note(self._room.code, vote.participant_id, vote.option_index, vote.seq)
-            self._lane.accepted(self._arrived)
-            if self._command_id is None:
-                body = _ACCEPTED
+            self._lane.choices.note(self._room.poll.room_code, self._member, vote)
+            if self._command:
+                frame = text_frame(_ACCEPTED_COMMAND % (self._ack, self._command))
             else:
-                body = b'[{"success":true,"status":"queued","commandId":%b}]' % _encode(self._command_id)
-        self._socket.push(text_frame(b"43%b%b" % (self._ack, body)))
+                frame = text_frame(_ACCEPTED % self._ack)
+        self._socket.push(frame)
 
     def recorded(self, recorded_at: str) -> bool:
         """Tell the voter that the vote is committed."""
-        payload = {"optionIndex": self._vote.option_index, "roomCode": self._room.code, "recordedAt": recorded_at}
-        if self._command_id is not None:
-            payload["commandId"] = self._command_id
-        self._socket.push_soon(text_frame(b'42["vote-recorded",%b]' % _encode(payload)))
+        about = (self._vote.option_index, self._room.poll.room_code.encode(), recorded_at.encode())
+        if self._command:
+            frame = text_frame(_RECORDED_COMMAND % (*about, self._command))
+        else:
+            frame = text_frame(_RECORDED % about)
+        self._socket.push_soon(frame)
         return True
 
 
 class VoteLane:
     """``VoteLane(...)(socket, data)`` is True when the message was a vote and is on its way."""
 
-    def __init__(self, buffer: VoteBuffer, choices: Choices, shedding: Shedding, metrics: NodeMetrics) -> None:
+    def __init__(self, buffer: VoteBuffer, choices: Choices, shedding: Shedding) -> None:
         self._buffer = buffer
         self._shedding = shedding
         self.choices = choices
-        self.metrics = metrics
 
     def __call__(self, socket: DirectSocket, data: bytes) -> bool:
         session: Session | None = socket.voter
@@ -130,14 +132,11 @@ class VoteLane:
         ):
             return False
         vote = member.cast(room.poll.poll_id, request.optionIndex, now_us(), opened_at_us)
-        receipt = LaneReceipt(self, socket, session, ack, room, member, vote, request.commandId)
+        command = b"" if request.commandId is None else _encode(request.commandId)
+        receipt = LaneReceipt(self, socket, session.sid, ack, room, member, vote, command)
         try:
             self._shedding.vote()
             self._buffer.add(vote, receipt)
         except Refused as refusal:
-            receipt.settle(refusal)
+            self._buffer.refused(receipt, refusal)
         return True
-
-    def accepted(self, arrived: float) -> None:
-        self.metrics.count("votes.accepted")
-        self.metrics.timing_ms("votes.ack_ms", (time.perf_counter() - arrived) * 1000)

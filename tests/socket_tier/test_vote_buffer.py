@@ -53,6 +53,7 @@ class Broker:
 class Voter:
     """A receipt that remembers its answers."""
 
+    arrived: float = 0.0
     sid: str = "sid"
     command_id: str | None = None
     room_code: str = "ABC234"
