@@ -18,6 +18,7 @@ CONFIGURATION = """\
 global
     maxconn {connections}
     hard-stop-after 30s
+    noreuseport
     log stdout format raw daemon notice
 
 defaults
