@@ -13,7 +13,7 @@ import pytest
 import socketio
 from aiohttp import web
 
-from scripts.stack.ports import LOOPBACK, next_free
+from scripts.stack.ports import LOOPBACK, any_free
 from socket_tier.transport.direct_socket import DirectSocket
 from socket_tier.transport.engine import DirectEngine
 from socket_tier.transport.stock import StockEngine
@@ -75,7 +75,7 @@ async def running(transport: str, ping_s: int) -> AsyncIterator[Running]:
     server.attach(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
-    port = next_free(23000)
+    port = any_free()
     await web.TCPSite(runner, LOOPBACK, port).start()
     running = Running(server, f"http://{LOOPBACK}:{port}")
     running.engine.on_dropped = running.dropped.append
