@@ -90,6 +90,8 @@ SELECT p.id, p.room_code, p.question, p.options, p.state, p.version, t.votes, p.
 FROM polls p JOIN tallies t ON t.poll_id = p.id WHERE
 """
 
+READ_VERSION = "SELECT version FROM polls WHERE id = %s"
+
 READ_NICKNAMES = """
 SELECT nickname_key, participant_id FROM participants WHERE poll_id = %s AND nickname_key > %s
 ORDER BY nickname_key LIMIT %s
@@ -287,6 +289,13 @@ def _snapshot(row: Sequence[Any]) -> PollSnapshot:
         expires_at_us=as_us(expires_at),
         host_browsers=tuple(hosts),
     )
+
+
+def read_version(db: Database, poll_id: int) -> int | None:
+    """None when there is no such poll."""
+    with db.transaction():
+        row = db.execute(READ_VERSION, (poll_id,)).fetchone()
+        return int(row[0]) if row else None
 
 
 def read_nicknames(db: Database, poll_id: int, chunk: int = 5000) -> Iterator[list[tuple[str, UUID]]]:

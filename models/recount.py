@@ -1,6 +1,7 @@
 """Counts the votes again: proves that tallies equal votes, and repairs a tally that doesn't.
 
-``python -m models.recount [--fix]`` exits with 0 when all agree, 1 when some don't, 75 when the database is away.
+``python -m models.recount [--fix | --replica]`` exits with 0 when all agree, 1 when some don't, 75 when the database
+is away or the standby behind.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from models import standby
 from models.audit_store import append
 from models.database import Database, DatabaseUnavailable, open_database
 from models.runtime.settings import load_or_exit
@@ -97,15 +99,30 @@ def _audit_entry(mismatch: Mismatch, now_us: int) -> AuditEntry:
     return AuditEntry(now_us, "tally_repaired", "recount", "ok", mismatch.room_code, details=details)
 
 
+def _demand_news(lag_s: float | None, max_lag_s: float) -> None:
+    """Tallies equal votes at any moment that was, so a standby that is cut off would agree for ever."""
+    if lag_s is None or lag_s > max_lag_s:
+        behind = "cut off from its primary" if lag_s is None else f"{lag_s:.1f} s behind"
+        raise DatabaseUnavailable("refused", f"the standby is {behind}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="recount", description="Prove that tallies equal votes.")
-    parser.add_argument("--fix", action="store_true", help="set the tallies that differ to what the votes say")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--fix", action="store_true", help="set the tallies that differ to what the votes say")
+    how.add_argument("--replica", action="store_true", help="count on the standby, to spare the primary")
     arguments = parser.parse_args()
     settings = msgspec.structs.replace(
         load_or_exit().database, statement_timeout_s=_PATIENCE_S, call_deadline_s=_PATIENCE_S
     )
+    if arguments.replica:
+        if not settings.replica_url:
+            parser.error("--replica: database.replica_url names no standby")
+        settings = msgspec.structs.replace(settings, url=settings.replica_url)
     db = open_database(settings, "votemill-recount")
     try:
+        if arguments.replica:
+            _demand_news(standby.read_lag_s(db), settings.replica_max_lag_s)
         found = recount(db)
         for mismatch in found:
             print(f"{mismatch.room_code}: tally {mismatch.tally}, votes {mismatch.counted}, stray {mismatch.stray}")

@@ -1,14 +1,13 @@
 """``python -m socket_tier``: one node, until SIGTERM or SIGINT."""
 
 import asyncio
-import gc
 import logging
 import signal
 
 import uvloop
 from aiohttp import web
 
-from models.runtime import logs
+from models.runtime import collector, logs
 from models.runtime.settings import Settings, load_or_exit
 from socket_tier.app import Node
 from socket_tier.draining import drain
@@ -37,11 +36,7 @@ async def serve(settings: Settings) -> None:
 
 def main() -> None:
     settings = load_or_exit()
-    # With thousands of long-lived connections full collections look through all of them again and again: they took half
-    # of the CPU of a wave of arrivals.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    collector.calm()
     logs.configure(settings.log, service="votemill-node", instance=settings.node.name, environment=settings.environment)
     uvloop.run(serve(settings))
 

@@ -54,6 +54,7 @@ log = logging.getLogger(__name__)
 _NODE_HEARTBEAT_S = 2.0
 _LAG_PROBE_S = 0.1
 _STOP_TIMEOUT_S = 5.0
+_UNHURRIED_TICKS = 2  # with a tick of so many ordinary ones it doesn't matter that a client is shown totals a bit later
 
 
 class Node:
@@ -90,7 +91,9 @@ class Node:
         self.cache = Cache(self.redis, settings.redis.room_ttl_s)
         self.admin = Admin(settings.security.admin_token, self.cache, LogLevels(settings.log.level), self.audit)
         self.fanout = Fanout(settings.redis, self.redis, self.metrics, route=self._route, on_hearing=self._on_hearing)
-        self.ticker = Ticker(self._tick_s, self._deliver_results, self.metrics)
+        self.ticker = Ticker(
+            self._tick_s, self._deliver_results, self.metrics, frames_per_s=1 / settings.room.tick_per_member_s
+        )
         self.rooms = Rooms(self.cache, self.commands, self.node_id, settings.room, self.metrics)
         self.choices = Choices(self.cache, self.commands, self.node_id)
         self.presence = Presence(
@@ -256,6 +259,7 @@ class Node:
             keep_running(work, name)
             for name, work in (
                 ("choices", self.choices.run()),
+                ("results-pace", self.ticker.run()),
                 ("vote-results", self.vote_results.run()),
                 ("node-heartbeat", self._beat()),
                 ("loop-lag", self._watch_loop()),
@@ -323,8 +327,10 @@ class Node:
         members = len(room.sids) if room is not None else 0
         return max(self.settings.room.tick_s, members * self.settings.room.tick_per_member_s)
 
-    async def _deliver_results(self, room_code: str, payload: dict[str, Any]) -> None:
-        await self.fanout.deliver_results(names.poll_room(room_code), payload)
+    async def _deliver_results(self, room_code: str, payload: dict[str, Any]) -> int:
+        """To the members here; in very large rooms only final totals are worth a system call of their own."""
+        soon = not payload["final"] and self._tick_s(room_code) >= self.settings.room.tick_s * _UNHURRIED_TICKS
+        return await self.fanout.deliver_results(names.poll_room(room_code), payload, soon=soon)
 
     def _pay_results(self, socket: DirectSocket, room_code: str) -> None:
         """A client that read slowly gets the newest results of a room as soon as it has caught up."""

@@ -188,9 +188,9 @@ class Cache:
         """Have the next resume ask the database: what was acked turned out not to count."""
         await self._call("HDEL", names.choices_key(room_code), participant_id.hex)
 
-    async def store_choices(self, room_code: str, choices: Sequence[tuple[UUID, int, int]]) -> None:
-        """Participant, option (-1 for none) and seq each. An older choice never replaces a newer one."""
-        packed = " ".join([f"{participant_id.hex} {option} {seq}" for participant_id, option, seq in choices])
+    async def store_choices(self, room_code: str, choices: Sequence[tuple[str, int, int]]) -> None:
+        """Participant's id in hex, option (-1 for none) and seq each. An older choice never replaces a newer one."""
+        packed = " ".join([f"{participant} {option} {seq}" for participant, option, seq in choices])
         await self._call(1, names.choices_key(room_code), self._room_ttl_s, packed, script=_STORE_CHOICES)
 
     async def arrive(self, node_id: UUID, room_code: str, participant_id: UUID, nickname: str) -> tuple[bool, int]:

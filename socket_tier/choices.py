@@ -14,7 +14,7 @@ from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
 
-_WRITE_EVERY_S = 0.02
+_WRITE_EVERY_S = 0.1  # of a participant who keeps voting only the last choice is written
 _PAUSE_AFTER_FAILURE_S = 0.5
 _PER_CALL = 500
 _KEPT = 50_000
@@ -29,6 +29,7 @@ class Choices:
         self._commands = commands
         self._node_id = node_id
         self._unwritten: dict[Member, tuple[str, int, int]] = {}  # room code, option, seq
+        self._hurried = asyncio.Event()
 
     def note(self, room_code: str, member: Member, vote: CastVote) -> None:
         """A vote was acked."""
@@ -36,19 +37,29 @@ class Choices:
         if len(self._unwritten) > _KEPT:
             del self._unwritten[next(iter(self._unwritten))]
 
+    def hurry(self) -> None:
+        """Somebody has left this node, and may resume at another one at once."""
+        self._hurried.set()
+
     async def run(self) -> None:
         while True:
-            pause_s = _WRITE_EVERY_S if await self.write() else _PAUSE_AFTER_FAILURE_S
-            await asyncio.sleep(pause_s)
+            self._hurried.clear()
+            if not await self.write():
+                await asyncio.sleep(_PAUSE_AFTER_FAILURE_S)
+                continue
+            try:
+                await asyncio.wait_for(self._hurried.wait(), _WRITE_EVERY_S)
+            except TimeoutError:
+                continue
 
     async def write(self) -> bool:
         """Write what is waiting; what Redis doesn't take is kept. Whether all of it is written."""
         if not self._unwritten:
             return True
         unwritten, self._unwritten = self._unwritten, {}
-        by_room: dict[str, list[tuple[UUID, int, int]]] = {}
+        by_room: dict[str, list[tuple[str, int, int]]] = {}
         for member, (room_code, option, seq) in unwritten.items():
-            by_room.setdefault(room_code, []).append((member.participant_id, option, seq))
+            by_room.setdefault(room_code, []).append((member.key, option, seq))
         for room_code, choices in by_room.items():
             for start in range(0, len(choices), _PER_CALL):
                 some = choices[start : start + _PER_CALL]

@@ -79,17 +79,21 @@ class Fanout(AsyncRedisManager):
         """
         await self._each(room, event, data, self._write)
 
-    async def deliver_results(self, room: str, payload: dict[str, Any]) -> None:
+    async def deliver_results(self, room: str, payload: dict[str, Any], *, soon: bool = False) -> int:
         """Like ``deliver`` for a vote-update: no client gets an older version after a newer one.
 
-        Rooms are written in chunks, so a client can have been shown a newer version before its turn comes.
+        Rooms are written in chunks, so a client can have been shown a newer version before its turn comes. ``soon``:
+        each client gets it with its next frame, or when nothing more urgent is to be written, within about a second.
+        Returns how many members there are.
         """
-        await self._each(room, names.VOTE_UPDATE, payload, self._write_results)
+        return await self._each(
+            room, names.VOTE_UPDATE, payload, self._write_results_soon if soon else self._write_results
+        )
 
-    async def _each(self, room: str, event: str, data: Any, write: Callable[[Any, _Encoded], None]) -> None:
+    async def _each(self, room: str, event: str, data: Any, write: Callable[[Any, _Encoded], None]) -> int:
         members = self.local_members(room)
         if not members:
-            return
+            return 0
         message = _Encoded(data, self._packet(event, data).encode())
         sockets = self.server.eio.sockets
         for position, eio_sid in enumerate(members, 1):
@@ -98,6 +102,7 @@ class Fanout(AsyncRedisManager):
                 write(socket, message)
             if position % _CHUNK == 0:
                 await asyncio.sleep(0)
+        return len(members)
 
     def local_members(self, room: str) -> list[str]:
         """Engine.io ids of this node's members of a room."""
@@ -117,14 +122,28 @@ class Fanout(AsyncRedisManager):
             socket.push(message.frame)
 
     def _write_results(self, socket: Any, message: _Encoded) -> None:
+        if self._shows(socket, message):
+            self._write(socket, message)
+
+    def _write_results_soon(self, socket: Any, message: _Encoded) -> None:
+        if not self._shows(socket, message):
+            return
+        if isinstance(socket, DirectSocket) and socket.wire is not None:
+            socket.push_results_soon(message.data["roomCode"], message.frame)
+        else:
+            self._write(socket, message)
+
+    def _shows(self, socket: Any, message: _Encoded) -> bool:
+        """Whether this client is to be shown this version; noted as shown then."""
         code, version = message.data["roomCode"], message.data["version"]
         if version < socket.session.get(code, 0):
             self._metrics.count("fanout.superseded")
-        elif isinstance(socket, DirectSocket) and not socket.has_caught_up(code):
+            return False
+        if isinstance(socket, DirectSocket) and not socket.has_caught_up(code):
             self._metrics.count("fanout.skipped")
-        else:
-            socket.session[code] = version
-            self._write(socket, message)
+            return False
+        socket.session[code] = version
+        return True
 
     def _packet(self, event: str, data: Any) -> sio_packet.Packet:
         return self.server.packet_class(sio_packet.EVENT, namespace="/", data=[event, data])

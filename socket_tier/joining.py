@@ -126,11 +126,14 @@ class Joining:
     async def leave(self, session: Session, room_code: str) -> None:
         """The socket is no longer one of the participant's."""
         room, member = session.participants.pop(room_code)
+        self._choices.hurry()
         self._presence.depart(room, member, session.sid)
         await self._sockets.leave_room(session, names.participant_room(member.participant_id))
 
     def gone(self, session: Session) -> None:
         """The socket is closed."""
+        if session.participants:
+            self._choices.hurry()
         for room, member in session.participants.values():
             self._presence.depart(room, member, session.sid)
         session.participants.clear()

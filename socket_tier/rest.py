@@ -138,7 +138,8 @@ class Rest:
         room = await self._rooms.find(payloads.room_code(request.match_info["code"]))
         if not self._hosts(bearer_token(request), room):
             raise only_host()
-        rows = await self._page(room, None)
+        seen = await self._newest_shown(room)
+        rows = await self._page(room, seen, None)
         response = web.StreamResponse(
             headers={
                 "Content-Type": "text/csv; charset=utf-8",
@@ -152,7 +153,7 @@ class Rest:
             if len(rows) < _EXPORT_PAGE:
                 break
             try:
-                rows = await self._page(room, rows[-1].participant_id)
+                rows = await self._page(room, seen, rows[-1].participant_id)
             except Refused as refusal:
                 # The status is long sent: only a body that ends in mid-air tells the client that it isn't whole.
                 log.warning("export_cut_off", extra={"code": refusal.code, "room_code": room.code})
@@ -162,11 +163,28 @@ class Rest:
         await response.write_eof()
         return response
 
-    async def _page(self, room: Room, after: UUID | None) -> tuple[ExportedVote, ...]:
+    async def _newest_shown(self, room: Room) -> int | None:
+        """The version up to which anybody can have seen this poll, on any node: an export must not show less.
+
+        What others show comes from Redis or lies there first. None when Redis can't tell.
+        """
+        try:
+            cached = await self._cache.room(room.code)
+        except CacheUnavailable:
+            return None
+        return max(cached.poll.version, room.poll.version) if cached else None
+
+    async def _page(self, room: Room, least_version: int | None, after: UUID | None) -> tuple[ExportedVote, ...]:
         request_id = uuid4()
         wait_s = self._settings.broker.reply_timeout_s
         command = ExportRows(
-            request_id, self._node_id, room.poll.poll_id, now_us() + int(wait_s * 1e6), after, _EXPORT_PAGE
+            request_id,
+            self._node_id,
+            room.poll.poll_id,
+            now_us() + int(wait_s * 1e6),
+            after,
+            _EXPORT_PAGE,
+            least_version=least_version,
         )
         answer = await self._commands.request(command, request_id)
         assert isinstance(answer, RowsExported)

@@ -40,9 +40,11 @@ class Member:
     counted: bool = False  # in Redis's presence
     leaving: asyncio.TimerHandle | None = None
     wire_id: str = field(init=False)  # as browsers know it
+    key: str = field(init=False)  # as Redis does
 
     def __post_init__(self) -> None:
         self.wire_id = str(self.participant_id)
+        self.key = self.participant_id.hex
 
     def cast(self, poll_id: int, option_index: int, at_us: int, opened_at_us: int) -> CastVote:
         """This member's next vote, received at ``at_us`` in the voting period that began at ``opened_at_us``.

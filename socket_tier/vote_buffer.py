@@ -5,7 +5,7 @@ import logging
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -38,8 +38,9 @@ class Receipt(Protocol):
     def settle(self, error: BaseException | None) -> None:
         """Called once: with None after the confirm, else with why there is none."""
 
-    def recorded(self, recorded_at: str) -> bool:
-        """The vote is committed; True when the voter has been told by this."""
+    def recorded(self, recorded_at: str, frames: dict[Any, bytes]) -> bool:
+        """The vote is committed; True when the voter has been told by this. ``frames`` is the batch's own, for what its
+        receipts can share."""
 
 
 @dataclass(slots=True)

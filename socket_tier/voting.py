@@ -48,7 +48,7 @@ class AwaitedReceipt:
             self.confirmed.set_exception(error)
             self.confirmed.exception()  # read once here: a voter who has left meanwhile is no error
 
-    def recorded(self, recorded_at: str) -> bool:
+    def recorded(self, recorded_at: str, frames: dict[Any, bytes]) -> bool:
         return False
 
 
@@ -160,9 +160,10 @@ class VoteResults:
         votes, receipts = self._buffer.applied(notice)
         refused = {rejection.index: rejection for rejection in notice.rejected}
         recorded_at = iso_time(notice.recorded_at_us)
+        frames: dict[Any, bytes] = {}
         for index, (vote, receipt) in enumerate(zip(votes, receipts, strict=True)):
             rejection = refused.pop(index, None) if refused else None
-            if rejection is None and receipt.recorded(recorded_at):
+            if rejection is None and receipt.recorded(recorded_at, frames):
                 continue
             payload: dict[str, Any] = {"optionIndex": vote.option_index, "roomCode": receipt.room_code}
             if receipt.command_id is not None:

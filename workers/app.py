@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from models.runtime import logs
+from models.runtime import collector, logs
 from models.runtime.settings import load_or_exit
 from workers.process import WorkerProcess
 
@@ -38,6 +38,7 @@ def _start(role: str) -> None:
     logging.getLogger("dramatiq.worker.WorkerThread").setLevel(logging.WARNING)
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     WorkerProcess(settings, role)
+    collector.calm()
 
 
 def _die_with_master() -> None:

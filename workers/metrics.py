@@ -29,6 +29,8 @@ COUNTERS = {
     "database.unavailable": "Calls that failed because the database was away, slow beyond its deadline or restarting.",
     "database.refused": "Calls refused by the open circuit breaker without asking the database.",
     "database.breaker_opened": "How often the breaker opened.",
+    "reads.replica": "Pages of exports that the standby answered.",
+    "reads.primary": "Those that the primary answered in its place: it is not in use, or lacks what was shown already.",
     "notices.sent": "Notices handed to RabbitMQ.",
     "notices.dropped": "Notices lost because the outbox was full or they grew too old; voters miss vote-recorded.",
     "notices.unconfirmed": "Notices that had to be confirmed and were not in time; their command is tried again.",
@@ -51,6 +53,8 @@ GAUGES = {
     "results.waiting": "Changed polls that wait to be published.",
     "database.breaker_open": "1 while the breaker is open or on trial, else 0.",
     "database.connections": "Connections in use; near pool_size means calls are about to wait.",
+    "replica.in_use": "1 while the standby may be read, else 0; unset without a standby.",
+    "replica.lag_s": "Seconds by which the standby is behind; the last known value while it is cut off or away.",
     "outbox.waiting": "Notices that wait for RabbitMQ.",
 }
 

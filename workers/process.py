@@ -30,6 +30,7 @@ from workers.middleware import Context, Lifecycle, SafeRetries
 from workers.notices import Notices
 from workers.outbox import Outbox
 from workers.periodic import Periodic
+from workers.replica import ReplicaReads
 from workers.requests import Requests
 from workers.results import ResultsPublisher
 from workers.rooms import Rooms
@@ -122,8 +123,9 @@ class WorkerProcess:
         requests = Requests(self.notices, self.metrics)
         # Joins and reports never take the last two threads: those are the hosts'.
         lane = Lane(settings.worker.threads - 2)
+        replica = ReplicaReads(settings, self.gate, self.metrics, f"{settings.worker.name} replica")
         members = MemberActors(
-            settings.worker, self.gate, self.rooms, self.notices, requests, self.metrics, self.broker.stopping
+            settings.worker, self.gate, replica, self.rooms, self.notices, requests, self.metrics, self.broker.stopping
         )
         host = HostActors(
             self.gate, self.rooms, self.results, self.notices, requests, self.metrics,
@@ -132,6 +134,7 @@ class WorkerProcess:
         host.declare(self.broker)
         members.declare(self.broker, lane)
         AuditActors(self.gate).declare(self.broker, lane)
+        self._part("replica", replica.start, replica.close)
         self._part("registrations", members.start, members.close)
         finals = Finals(settings, self.gate, self.results, self.notices, self.metrics)
         self._periodic("finals", Finals.EVERY_S, finals.round)

@@ -30,6 +30,8 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class DatabaseSettings(Section):
     url: Annotated[str, Meta(pattern=r"^postgres(ql)?://")]
+    replica_url: Annotated[str, Meta(pattern=r"^(postgres(ql)?://.*)?$")]
+    replica_max_lag_s: Seconds
     pool_size: Count
     pool_wait_s: Seconds
     connect_timeout_s: Seconds
@@ -86,7 +88,7 @@ class BatchSettings(Section):
 
 class RoomSettings(Section):
     tick_s: Seconds
-    tick_per_member_s: Annotated[float, Meta(ge=0, le=0.01)]
+    tick_per_member_s: Annotated[float, Meta(gt=0, le=0.01)]
     announce_up_to: Count
     host_announcements_per_s: Count
     count_interval_s: Seconds
@@ -239,6 +241,8 @@ def contradictions(settings: Settings) -> list[str]:
     problems = []
     if not settings.security.origins and not settings.security.extra_origins:
         problems.append("security.origins: an empty list would switch origin checks off; name the allowed origins")
+    if settings.database.replica_url == settings.database.url:
+        problems.append("database.replica_url: must name a standby, not the primary of database.url")
     if settings.worker.outage_hold_s < settings.database.call_deadline_s:
         problems.append("worker.outage_hold_s: must be at least database.call_deadline_s")
     if settings.poll.options_min > settings.poll.options_max:

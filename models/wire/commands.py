@@ -149,7 +149,11 @@ class RestoreBrowser(msgspec.Struct, frozen=True):
 
 
 class ExportRows(msgspec.Struct, frozen=True):
-    """Read the next page of a poll's votes, by participant id. Answered with ``RowsExported`` or ``CommandFailed``."""
+    """Read the next page of a poll's votes, by participant id. Answered with ``RowsExported`` or ``CommandFailed``.
+
+    ``least_version``: the newest version that whoever asks may have been shown; a standby that has not got there yet is
+    not read. None when that is not known.
+    """
 
     request_id: UUID
     node_id: UUID
@@ -158,6 +162,7 @@ class ExportRows(msgspec.Struct, frozen=True):
     after: UUID | None = None
     limit: int = 1000
     format: int = FORMAT
+    least_version: int | None = None
 
 
 class ClaimHost(msgspec.Struct, frozen=True):

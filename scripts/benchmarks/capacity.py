@@ -20,7 +20,7 @@ class Assumptions:
     connections_per_node: int = 15_000  # of 20 000 file descriptors, the rest being room for those of a lost node
     node_memory_gb: float = 2.0
     tick_s: float = 0.2
-    tick_per_member_s: float = 0.0001
+    tick_per_member_s: float = 0.00015
     settle_s: float = 3.0  # totals may be complete this long after the burst: the queue holds what is above the workers
     database_cores: int = 32  # of the one primary
     poll_votes_per_s: float = 80_000.0  # under one poll's row lock; measured for the design
@@ -87,12 +87,12 @@ def estimate(audience: Audience, cost: Costs, assumed: Assumptions | None = None
 def node_load(audience: Audience, cost: Costs, assumed: Assumptions, nodes: int) -> float:
     """Cores that one of so many nodes uses during the burst: votes, frames to its members, pings."""
     members_here = audience.voters / nodes
-    members_of_a_room = max(1.0, audience.voters / audience.rooms / nodes)
-    tick_s = max(assumed.tick_s, members_of_a_room * assumed.tick_per_member_s)
-    # A room in which fewer than one vote per tick is cast is shown fewer totals.
-    changes_per_s = min(1 / tick_s, audience.votes_per_s / audience.rooms)
+    # A room in which fewer than one vote per tick is cast is shown fewer totals; a node's rooms together get no more
+    # frames than its ticks are stretched to.
+    changes_per_s = min(1 / assumed.tick_s, audience.votes_per_s / audience.rooms)
+    frames_per_s = min(members_here * changes_per_s, 1 / assumed.tick_per_member_s)
     votes_us = audience.votes_per_s / nodes * cost.node_us_per_vote
-    frames_us = members_here * changes_per_s * cost.node_us_per_frame
+    frames_us = frames_per_s * cost.node_us_per_frame
     return (votes_us + frames_us + members_here * cost.node_us_per_idle_second) / 1e6
 
 

@@ -79,7 +79,7 @@ class RunningStack:
         options += ["--nodes", str(counts["node"]), "--workers", str(counts["worker"])]
         options += ["--host-workers", str(counts["host-worker"])]
         unlimited = _read_env(self.folder.process_env_file).get("VOTEMILL_LIMITS__UNLIMITED") == "true"
-        return options + ["--unlimited"] * unlimited
+        return options + ["--unlimited"] * unlimited + ["--replica"] * ("standby" in self.victims)
 
     def given_settings(self) -> dict[str, str]:
         """Addresses of servers that are not this stack's own, as settings for scripts/up."""
@@ -97,6 +97,8 @@ class RunningStack:
     def _answers(self, name: str) -> Callable[[], bool]:
         if name == "postgres":
             return lambda: database_answers(self.dsn)
+        if name == "standby":
+            return lambda: database_answers(self.env["REPLICA_URL"])
         if name == "redis":
             return lambda: redis_answers(self.env["REDIS_URL"])
         if name == "rabbitmq":

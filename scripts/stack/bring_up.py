@@ -19,12 +19,17 @@ from scripts.stack.plan import SERVERS, Options, Plan, existing_services, make_p
 from scripts.stack.program import Program
 from scripts.stack.progress import StepFailed, say, step
 from scripts.stack.run_folder import ROOT, RunFolder, write_env
-from scripts.stack.services import haproxy, postgres, rabbitmq, redis
+from scripts.stack.services import haproxy, postgres, rabbitmq, redis, standby
 from scripts.stack.stopping import stop_everything
 from scripts.stack.supervision import Supervisor, wait_until
 
 WEB = ROOT / "socket_tier" / "web"
-SERVER_MODULES: dict[str, ModuleType] = {"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}
+SERVER_MODULES: dict[str, ModuleType] = {
+    "postgres": postgres,
+    "rabbitmq": rabbitmq,
+    "redis": redis,
+    "standby": standby,
+}
 DEBIAN_PACKAGES = {"postgres": "postgresql", "rabbitmq": "rabbitmq-server", "redis": "redis-server"}
 READY_WITHIN_S = 60
 HOPELESS_AFTER_S = 8  # A program that still dies at once after so long is not merely waiting for another one.
@@ -56,7 +61,7 @@ def bring_up(options: Options, folder: RunFolder) -> Plan:
 def _provision(options: Options, folder: RunFolder) -> Plan:
     _install_packages(options, folder)
     plan = make_plan(options, folder)
-    servers = [SERVER_MODULES[name] for name in plan.private]
+    servers = [SERVER_MODULES[name] for name in plan.servers]
     ours = tiers.programs(plan)
     balancer = [haproxy.program(plan)] if plan.balanced else []
     for stale in folder.processes.glob("*.json"):
@@ -86,6 +91,8 @@ def _start_servers(plan: Plan, supervisor: Supervisor) -> None:
         if "postgres" in plan.private:
             _start_server("postgres", plan, supervisor)
         _migrate(plan)
+        if plan.options.replica:
+            _start_server("standby", plan, supervisor)
 
     with ThreadPoolExecutor() as together:
         lanes = [together.submit(_start_server, name, plan, supervisor) for name in plan.private if name != "postgres"]
@@ -95,7 +102,7 @@ def _start_servers(plan: Plan, supervisor: Supervisor) -> None:
             for lane in done:
                 lane.result()
         except BaseException:
-            supervisor.stop_programs(plan.private)  # Ends the waiting of the other lanes.
+            supervisor.stop_programs(plan.servers)  # Ends the waiting of the other lanes.
             raise
 
 

@@ -8,7 +8,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from scripts.stack.run_folder import RunFolder
+from scripts.stack.run_folder import RunFolder, write_private
 
 ELSEWHERE = Path("/var/lib/votemill")
 
@@ -33,6 +33,13 @@ def make_data_folder(folder: RunFolder, server: str, user: str | None) -> Path:
         _give(real, user)
     real.chmod(0o700)
     return real
+
+
+def write_for_server(file: Path, text: str) -> None:
+    """Write a file into a server's data folder that nobody but its account can read."""
+    write_private(file, text)
+    owner = file.parent.stat()
+    os.chown(file, owner.st_uid, owner.st_gid)
 
 
 def remove_data(folder: RunFolder) -> None:

@@ -27,6 +27,7 @@ class Options:
     run_dir: str = ".run"
     detach: bool = False
     unlimited: bool = False
+    replica: bool = False
     also_install: list[str] = field(default_factory=list)
 
 
@@ -37,14 +38,19 @@ class Plan:
     options: Options
     folder: RunFolder
     environment: str
-    urls: dict[str, str]  # by settings section: database, broker, redis
-    private: list[str]  # the servers that are ours to start
+    urls: dict[str, str]  # by settings section: database, broker, redis; and the standby's as replica
+    private: list[str]  # the servers that are ours to start, beside a standby
     ports: dict[str, int]
     broker_node: str
 
     @property
     def base_url(self) -> str:
         return f"http://{ports.LOOPBACK}:{self.options.port}"
+
+    @property
+    def servers(self) -> list[str]:
+        """Every server that is ours to start."""
+        return self.private + ["standby"] * self.options.replica
 
     @property
     def balanced(self) -> bool:
@@ -81,8 +87,11 @@ def make_plan(options: Options, folder: RunFolder) -> Plan:
         raise StepFailed(f"port {options.port} is taken by another program; choose one with --port")
     urls = existing_services()
     private = [server for server, section in SERVERS.items() if section not in urls]
+    if options.replica and "postgres" not in private:
+        raise StepFailed("--replica follows the stack's own PostgreSQL, but an existing one is named")
     known = folder.remembered()
-    wanted = [*private, "rabbitmq-dist"] + [f"node-{n}" for n in range(1, options.nodes + 1) if options.nodes > 1]
+    wanted = [*private, "rabbitmq-dist"] + ["standby"] * options.replica
+    wanted += [f"node-{n}" for n in range(1, options.nodes + 1) if options.nodes > 1]
     chosen = ports.free_ports(wanted, known.get("ports", {}), taken={options.port})
     # The broker's data belongs to its node name, so the name outlives a move of the folder.
     broker_node = known.get("broker_node", f"votemill-{folder.identity}@localhost")
@@ -134,9 +143,10 @@ def server_env(home: Path) -> dict[str, str]:
 
 def _private_urls(folder: RunFolder, private: list[str], chosen: dict[str, int]) -> dict[str, str]:
     urls = {}
-    if "postgres" in private:
-        password = quote(folder.secret("database-password"))
-        urls["database"] = f"postgresql://votemill:{password}@{ports.LOOPBACK}:{chosen['postgres']}/votemill"
+    for server, name in (("postgres", "database"), ("standby", "replica")):
+        if server in chosen:
+            password = quote(folder.secret("database-password"))
+            urls[name] = f"postgresql://votemill:{password}@{ports.LOOPBACK}:{chosen[server]}/votemill"
     if "rabbitmq" in private:
         password = quote(folder.secret("broker-password"))
         urls["broker"] = f"amqp://votemill:{password}@{ports.LOOPBACK}:{chosen['rabbitmq']}/%2F"

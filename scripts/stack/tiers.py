@@ -34,6 +34,9 @@ def settings_env(plan: Plan) -> dict[str, str]:
         "VOTEMILL_NODE__PUBLIC_URL": plan.base_url,
         "VOTEMILL_SECURITY__EXTRA_ORIGINS": f"@json {json.dumps(origins)}",
     }
+    if "postgres" in plan.private:
+        # Without a standby too: one that the caller's shell names is no copy of this database.
+        variables["VOTEMILL_DATABASE__REPLICA_URL"] = plan.urls.get("replica", "")
     if "VOTEMILL_SECURITY__SIGNING_KEYS" not in os.environ:
         keys = [plan.folder.secret("signing-key")]
         variables["VOTEMILL_SECURITY__SIGNING_KEYS"] = f"@json {json.dumps(keys)}"
@@ -53,7 +56,8 @@ def process_env(plan: Plan) -> dict[str, str]:
 
 def public_env(plan: Plan) -> dict[str, str]:
     """What .run/env tells people and tools about the stack."""
-    return {
+    standby = {"REPLICA_URL": plan.urls["replica"]} if plan.options.replica else {}
+    return standby | {
         "DATABASE_URL": plan.urls["database"],
         "AMQP_URL": plan.urls["broker"],
         "REDIS_URL": plan.urls["redis"],

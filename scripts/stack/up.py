@@ -65,6 +65,7 @@ def parse(arguments: list[str]) -> Options:
         "--detach", action="store_true", help="return when it is ready, instead of staying until Ctrl-C"
     )
     parser.add_argument("--unlimited", action="store_true", help="lift every rate limit, for load tests only")
+    parser.add_argument("--replica", action="store_true", help="a standby of PostgreSQL, which exports are read from")
     parser.add_argument("--also-install", action="append", default=[], help=argparse.SUPPRESS)
     return Options(**vars(parser.parse_args(arguments)))
 

@@ -47,8 +47,10 @@ class DirectSocket(AsyncSocket):
         self.opened_at = time.monotonic()
         self.next_ping_at: float | None = None
         self.owed: set[str] = set()  # rooms whose newest results were skipped
-        self._deferred = b""
-        self._deferred_in = -1  # the engine's round in which this client was last put down for a flush
+        self.held_since = 0
+        self._held = b""
+        self._held_results: dict[str, bytes] = {}  # by room, the newest alone
+        self._queued = False  # among the engine's unhurried
         self._dropped = False
         self.voter: Any = None  # the lane's own view of this client
 
@@ -60,28 +62,46 @@ class DirectSocket(AsyncSocket):
         if wire.get_write_buffer_size() > self.server.hard_cap_bytes:
             self.drop("slow")
             return
-        if self._deferred:
-            frame, self._deferred = self._deferred + frame, b""
+        if self._held or self._held_results:
+            frame = self._take_held() + frame
         wire.write(frame)
 
     def push_soon(self, frame: bytes) -> None:
-        """Like ``push``, for what nobody waits for: goes with the next frame, at the latest after ``defer_s``.
+        """Like ``push``, for what nobody waits for: goes with the next frame, at the latest a moment later."""
+        if self.wire is not None:
+            if not self._held and not self._held_results:
+                self._begin_holding()
+            self._held += frame
 
-        A system call costs more than all else in a vote's way back, and most clients get another frame soon.
-        """
-        if self.wire is None:
-            return
-        if not self._deferred:
-            self._deferred = frame
-            if self._deferred_in != self.server.round:
-                self._deferred_in = self.server.flush_soon(self)
-        else:
-            self._deferred += frame
+    def push_results_soon(self, room: str, frame: bytes) -> None:
+        """Like ``push_soon``, in place of a room's older results that are still held."""
+        if self.wire is not None:
+            if not self._held and not self._held_results:
+                self._begin_holding()
+            self._held_results[room] = frame
 
-    def flush(self, before_round: int) -> None:
-        """Write what has waited since before a round."""
-        if self._deferred and self._deferred_in < before_round:
-            self.push(b"")
+    def _begin_holding(self) -> None:
+        unhurried = self.server.unhurried
+        self.held_since = unhurried.step
+        if not self._queued:
+            self._queued = True
+            unhurried.add(self)
+
+    def holds_frames(self) -> bool:
+        return bool(self._held or self._held_results)
+
+    def write_held(self) -> None:
+        self.push(b"")
+
+    def left_queue(self) -> None:
+        self._queued = False
+
+    def _take_held(self) -> bytes:
+        held, self._held = self._held, b""
+        if self._held_results:
+            held += b"".join(self._held_results.values())
+            self._held_results.clear()
+        return held
 
     def has_caught_up(self, room: str) -> bool:
         """Whether this client has read enough to be shown results of a room; if not they are owed to it."""

@@ -15,6 +15,7 @@ from engineio.async_drivers import aiohttp as aiohttp_driver
 
 from socket_tier.transport.direct_socket import DirectSocket, Lane
 from socket_tier.transport.driver import translate_request
+from socket_tier.transport.unhurried import Unhurried
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,6 @@ class DirectEngine(engineio.AsyncServer):
     soft_cap_bytes = 64 * 1024
     hard_cap_bytes = 1024 * 1024
     connect_deadline_s = 10.0
-    defer_s = 0.1
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -47,27 +47,7 @@ class DirectEngine(engineio.AsyncServer):
         self.lane: Lane | None = None
         self.on_dropped: Callable[[str], None] = _ignore
         self.on_owed: Callable[[DirectSocket, str], None] = _ignore
-        self.round = 0  # counts half deferrals
-        self._deferring: list[DirectSocket] = []
-        self._due: list[DirectSocket] = []
-
-    def flush_soon(self, socket: DirectSocket) -> int:
-        """Have a socket flushed within ``defer_s`` seconds, together with all others that want it.
-
-        Returns the round of now. One that has written meanwhile, and holds only what came later, waits for its next.
-        """
-        if not self._deferring and not self._due:
-            asyncio.get_running_loop().call_later(self.defer_s / 2, self._end_round)
-        self._deferring.append(socket)
-        return self.round
-
-    def _end_round(self) -> None:
-        due, self._due, self._deferring = self._due, self._deferring, []
-        for socket in due:
-            socket.flush(self.round)
-        self.round += 1
-        if self._due:
-            asyncio.get_running_loop().call_later(self.defer_s / 2, self._end_round)
+        self.unhurried = Unhurried()
 
     async def _handle_connect(self, environ: dict[str, Any], transport: str, jsonp_index: int | None = None) -> Any:
         """As in engine.io, with a DirectSocket, and with one task that looks after all sockets."""

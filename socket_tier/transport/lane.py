@@ -5,7 +5,7 @@ else comes goes the ordinary way, which knows every refusal and its words.
 """
 
 import time
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 import msgspec
@@ -88,15 +88,23 @@ class LaneReceipt:
                 frame = text_frame(_ACCEPTED % self._ack)
         self._socket.push(frame)
 
-    def recorded(self, recorded_at: str) -> bool:
-        """Tell the voter that the vote is committed."""
-        about = (self._vote.option_index, self._room.poll.room_code.encode(), recorded_at.encode())
+    def recorded(self, recorded_at: str, frames: dict[Any, bytes]) -> bool:
+        """Tell the voter that the vote is committed. ``frames`` keeps what is the same for others of the batch."""
         if self._command:
-            frame = text_frame(_RECORDED_COMMAND % (*about, self._command))
-        else:
-            frame = text_frame(_RECORDED % about)
+            self._socket.push_soon(self._recorded_frame(recorded_at))
+            return True
+        same = (self._room, self._vote.option_index)
+        frame = frames.get(same)
+        if frame is None:
+            frame = frames[same] = self._recorded_frame(recorded_at)
         self._socket.push_soon(frame)
         return True
+
+    def _recorded_frame(self, recorded_at: str) -> bytes:
+        about = (self._vote.option_index, self._room.poll.room_code.encode(), recorded_at.encode())
+        if self._command:
+            return text_frame(_RECORDED_COMMAND % (*about, self._command))
+        return text_frame(_RECORDED % about)
 
 
 class VoteLane:

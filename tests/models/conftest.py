@@ -14,7 +14,14 @@ from models.runtime.settings import DatabaseSettings
 from models.tables import TABLES
 
 PATIENT = DatabaseSettings(
-    url="", pool_size=6, pool_wait_s=5, connect_timeout_s=3, statement_timeout_s=8, call_deadline_s=12
+    url="",
+    replica_url="",
+    replica_max_lag_s=5,
+    pool_size=6,
+    pool_wait_s=5,
+    connect_timeout_s=3,
+    statement_timeout_s=8,
+    call_deadline_s=12,
 )
 
 

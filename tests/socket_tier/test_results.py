@@ -23,8 +23,9 @@ class Room:
     def offer(self, version: int, code: str = "ABC234") -> None:
         self.ticker.offer(code, version, {"version": version})
 
-    async def _deliver(self, code: str, payload: dict[str, Any]) -> None:
+    async def _deliver(self, code: str, payload: dict[str, Any]) -> int:
         self.delivered.append((code, payload["version"]))
+        return 1
 
     def versions(self) -> list[int]:
         return [version for _, version in self.delivered]
@@ -75,3 +76,29 @@ async def test_a_room_that_was_left_is_sent_nothing_more() -> None:
     room.ticker.forget("ABC234")
     await asyncio.sleep(TICK_S * 3)
     assert room.versions() == [1]
+
+
+async def test_ticks_stretch_while_all_rooms_together_get_more_than_is_affordable() -> None:
+    ticker = Ticker(lambda _code: TICK_S, Members(300).deliver, NodeMetrics(load().metrics, "node", "test"), 1_000)
+    # Given a demand of three times what is affordable, which falls as the stretch rises
+    for second in range(1, 40):
+        for number in range(round(10 / ticker.stretch)):
+            ticker.offer(f"ROOM{second}-{number}", 1, {"version": 1})
+        await asyncio.sleep(0.001)
+        ticker.fit(1.0)
+    assert 2 < ticker.stretch < 4
+    # When the rush is over
+    for _ in range(20):
+        ticker.fit(1.0)
+    # Then ticks are what they were
+    assert ticker.stretch == 1
+
+
+class Members:
+    """A room's members on this node, who take everything."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    async def deliver(self, _code: str, _payload: dict[str, Any]) -> int:
+        return self._count

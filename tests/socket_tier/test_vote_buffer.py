@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import msgspec
@@ -62,7 +62,7 @@ class Voter:
     def settle(self, error: BaseException | None) -> None:
         self.answers.append(error)
 
-    def recorded(self, recorded_at: str) -> bool:
+    def recorded(self, recorded_at: str, frames: dict[Any, bytes]) -> bool:
         return True
 
 

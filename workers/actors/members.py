@@ -26,6 +26,7 @@ from workers.errors import GiveBack, NeverValid
 from workers.group_commit import GroupCommit
 from workers.metrics import WorkerMetrics
 from workers.notices import Notices
+from workers.replica import ReplicaReads
 from workers.requests import Requests
 from workers.rooms import Rooms
 
@@ -40,6 +41,7 @@ class MemberActors:
         self,
         settings: WorkerSettings,
         gate: DatabaseGate,
+        replica: ReplicaReads,
         rooms: Rooms,
         notices: Notices,
         requests: Requests,
@@ -47,6 +49,7 @@ class MemberActors:
         stopping: threading.Event,
     ) -> None:
         self._gate = gate
+        self._replica = replica
         self._rooms = rooms
         self._notices = notices
         self._requests = requests
@@ -114,7 +117,11 @@ class MemberActors:
     def export_rows(self, request: ExportRows) -> None:
         def work() -> None:
             limit = min(request.limit, _EXPORT_ROWS_MOST)
-            rows = self._gate.call(lambda db: export_store.read_page(db, request.poll_id, request.after, limit))
+            rows = self._replica.read(
+                request.poll_id,
+                request.least_version,
+                lambda db: export_store.read_page(db, request.poll_id, request.after, limit),
+            )
             self._notices.answer(request.node_id, RowsExported(request.request_id, rows))
 
         self._serve(request, work)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import http.client
-import os
 import resource
 
 from scripts.stack import ports
-from scripts.stack.data_folders import make_data_folder
+from scripts.stack.data_folders import make_data_folder, write_for_server
 from scripts.stack.plan import Plan, account, server_env
 from scripts.stack.program import Program
-from scripts.stack.run_folder import write_private
 
 NAME = "haproxy"
 
@@ -88,8 +86,7 @@ def prepare(plan: Plan) -> None:
         busy=BUSY,
         servers="\n".join(f"    server {name} {ports.LOOPBACK}:{port}" for name, port in plan.node_ports.items()),
     )
-    write_private(data / "haproxy.cfg", text)
-    os.chown(data / "haproxy.cfg", data.stat().st_uid, data.stat().st_gid)
+    write_for_server(data / "haproxy.cfg", text)
 
 
 def is_ready(plan: Plan) -> bool:

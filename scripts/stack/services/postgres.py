@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
+import psycopg2.extensions
 
 from scripts.stack import ports
-from scripts.stack.data_folders import make_data_folder
+from scripts.stack.data_folders import make_data_folder, write_for_server
 from scripts.stack.plan import Plan, account, server_env
 from scripts.stack.program import Program
 from scripts.stack.progress import StepFailed
-from scripts.stack.run_folder import write_private
 
 NAME = "postgres"
 ADMIN = "postgres"
@@ -23,22 +24,27 @@ def program(plan: Plan) -> Program:
     """The postmaster. SIGINT is its fast shutdown: sessions are cut, a checkpoint is written."""
     user = account("postgres")
     data = make_data_folder(plan.folder, NAME, user)
+    argv = [str(binary("postgres")), "-D", str(data / "cluster"), *options(plan.ports[NAME])]
+    return Program(NAME, "server", argv, server_env(data), cwd=data, user=user, stop_signal="INT")
+
+
+def options(port: int, **more: str) -> list[str]:
+    """The command line of a postmaster, the standby's too: some settings must not be smaller there."""
     settings = {
         "listen_addresses": ports.LOOPBACK,
-        "port": plan.ports[NAME],
+        "port": port,
         "unix_socket_directories": "",
         "max_connections": 200,
         "shared_buffers": "256MB",
         "fsync": "on",
         "synchronous_commit": "on",
+        "max_slot_wal_keep_size": "256MB",  # a standby that is away for longer than this much WAL is made anew
+        "wal_sender_timeout": "10s",  # a standby that hangs must not hold up the shutdown for longer
         "timezone": "UTC",
         "log_timezone": "UTC",
         "log_line_prefix": "%m [%p] %a ",
     }
-    argv = [str(_binary("postgres")), "-D", str(data / "cluster")]
-    for key, value in settings.items():
-        argv += ["-c", f"{key}={value}"]
-    return Program(NAME, "server", argv, server_env(data), cwd=data, user=user, stop_signal="INT")
+    return [word for key, value in (settings | more).items() for word in ("-c", f"{key}={value}")]
 
 
 def prepare(plan: Plan) -> None:
@@ -52,11 +58,9 @@ def prepare(plan: Plan) -> None:
     if (cluster / "PG_VERSION").exists():
         return
     password_file = data / "admin-password"
-    write_private(password_file, plan.folder.secret("database-admin-password"))
-    if user:
-        os.chown(password_file, data.stat().st_uid, data.stat().st_gid)
+    write_for_server(password_file, plan.folder.secret("database-admin-password"))
     log = plan.folder.log("initdb")
-    command = [str(_binary("initdb")), "-D", str(cluster), "-U", ADMIN, "--pwfile", str(password_file)]
+    command = [str(binary("initdb")), "-D", str(cluster), "-U", ADMIN, "--pwfile", str(password_file)]
     command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions"]
     with log.open("w") as out:
         done = subprocess.run(
@@ -91,6 +95,23 @@ def is_ready(plan: Plan) -> bool:
 
 def _make_role_and_database(plan: Plan) -> None:
     """Idempotent. The role may make databases, so that tests can have one of their own."""
+    with as_admin(plan) as cursor:
+        make_role(cursor, "votemill", "CREATEDB", plan.folder.secret("database-password"))
+        cursor.execute("SELECT 1 FROM pg_database WHERE datname = 'votemill'")
+        if not cursor.fetchone():
+            cursor.execute("CREATE DATABASE votemill OWNER votemill")
+
+
+def make_role(cursor: psycopg2.extensions.cursor, name: str, may: str, password: str) -> None:
+    """A role that can log in, made or changed to what is wanted."""
+    cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,))
+    verb = "ALTER" if cursor.fetchone() else "CREATE"
+    cursor.execute(f"{verb} ROLE {name} LOGIN {may} PASSWORD %s", (password,))
+
+
+@contextmanager
+def as_admin(plan: Plan) -> Iterator[psycopg2.extensions.cursor]:
+    """A cursor of the superuser; each statement is a transaction of its own."""
     admin = psycopg2.connect(
         host=ports.LOOPBACK,
         port=plan.ports[NAME],
@@ -102,18 +123,12 @@ def _make_role_and_database(plan: Plan) -> None:
     try:
         admin.autocommit = True
         with admin.cursor() as cursor:
-            cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = 'votemill'")
-            verb = "ALTER" if cursor.fetchone() else "CREATE"
-            password = plan.folder.secret("database-password")
-            cursor.execute(f"{verb} ROLE votemill LOGIN CREATEDB PASSWORD %s", (password,))
-            cursor.execute("SELECT 1 FROM pg_database WHERE datname = 'votemill'")
-            if not cursor.fetchone():
-                cursor.execute("CREATE DATABASE votemill OWNER votemill")
+            yield cursor
     finally:
         admin.close()
 
 
-def _binary(name: str) -> Path:
+def binary(name: str) -> Path:
     """The newest installed version's program; Debian keeps them out of the PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4]))
     if not found:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import IO
@@ -14,10 +13,10 @@ import pika
 import pika.exceptions
 
 from scripts.stack import ports
-from scripts.stack.data_folders import make_data_folder
+from scripts.stack.data_folders import make_data_folder, write_for_server
 from scripts.stack.plan import Plan, account, server_env
 from scripts.stack.program import Program
-from scripts.stack.run_folder import ROOT, RunFolder, write_private
+from scripts.stack.run_folder import ROOT, RunFolder
 
 NAME = "rabbitmq"
 SCRIPTS = Path("/usr/lib/rabbitmq/bin")
@@ -60,8 +59,7 @@ def prepare(plan: Plan) -> None:
         "enabled_plugins": "[].\n",
     }
     for name, text in texts.items():
-        write_private(data / name, text)
-        os.chown(data / name, data.stat().st_uid, data.stat().st_gid)
+        write_for_server(data / name, text)
 
 
 def is_ready(plan: Plan) -> bool:

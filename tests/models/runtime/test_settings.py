@@ -51,6 +51,8 @@ def test_all_problems_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> 
         "BATCH__MAX_VOTES": "0",
         "NODE__PORT": "seventy",
         "DATABASE__URL": "mysql://x",
+        "DATABASE__REPLICA_URL": "mysql://y",
+        "DATABASE__REPLICA_MAX_LAG_S": "0",
         "SECURITY__HOST_AUTH": "perhaps",
         "SECURITY__SIGNING_KEYS": '@json ["short"]',
         "WORKR__THREADS": "1",
@@ -63,11 +65,20 @@ def test_all_problems_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> 
         "batch.max_votes",
         "node.port",
         "database.url",
+        "database.replica_url",
+        "database.replica_max_lag_s",
         "security.host_auth",
         "security.signing_keys",
         "workr: unknown section",
     ):
         assert key in report, report
+
+
+@pytest.mark.proves("FR-028", "FR-034")
+def test_the_primary_is_no_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOTEMILL_DATABASE__URL", "postgresql://one/votemill")
+    monkeypatch.setenv("VOTEMILL_DATABASE__REPLICA_URL", "postgresql://one/votemill")
+    assert any("database.replica_url" in problem for problem in problems())
 
 
 @pytest.mark.proves("FR-028", "FR-010")

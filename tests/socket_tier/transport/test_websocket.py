@@ -90,7 +90,6 @@ async def test_a_lane_that_fails_leaves_the_event_to_the_ordinary_way(http, runn
 async def test_what_is_pushed_soon_goes_ahead_of_the_next_frame(http, running):
     ws = await connect(http, running.url)
     (socket,) = running.sockets()
-    running.engine.defer_s = 60
     socket.push_soon(text_frame(b"4first"))
     socket.push(text_frame(b"4second"))
     assert [await ws.receive_str(), await ws.receive_str()] == ["4first", "4second"]
