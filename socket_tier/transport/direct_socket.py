@@ -148,17 +148,20 @@ class DirectSocket(AsyncSocket):
         """End the transport behind what is written: the client connects anew, here or elsewhere."""
         if self.wire is None:
             self.queue.put_nowait(None)
-        elif not self.wire.is_closing():
-            self.wire.write(close_frame(code))
-            self.wire.close()
+        else:
+            self._end_wire(code)
 
     async def close(self, wait: bool = True, abort: bool = False, reason: str | None = None) -> None:
         await super().close(wait=False, abort=abort, reason=reason)
         if self.wire is None:
             if abort:
                 self.queue.put_nowait(packet.Packet(packet.NOOP))  # ends the poll that hangs
-        elif not self.wire.is_closing():
-            self.wire.write(close_frame(1000))
+        else:
+            self._end_wire(WSCloseCode.OK)
+
+    def _end_wire(self, code: int) -> None:
+        if self.wire is not None and not self.wire.is_closing():
+            self.wire.write(self._take_held() + close_frame(code))
             self.wire.close()
 
     async def handle_post_request(self, environ: dict[str, Any]) -> None:
