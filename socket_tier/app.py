@@ -92,7 +92,11 @@ class Node:
         self.admin = Admin(settings.security.admin_token, self.cache, LogLevels(settings.log.level), self.audit)
         self.fanout = Fanout(settings.redis, self.redis, self.metrics, route=self._route, on_hearing=self._on_hearing)
         self.ticker = Ticker(
-            self._tick_s, self._deliver_results, self.metrics, frames_per_s=1 / settings.room.tick_per_member_s
+            self._members_here,
+            self._deliver_results,
+            self.metrics,
+            tick_s=settings.room.tick_s,
+            frame_s=settings.room.tick_per_member_s,
         )
         self.rooms = Rooms(self.cache, self.commands, self.node_id, settings.room, self.metrics)
         self.choices = Choices(self.cache, self.commands, self.node_id)
@@ -258,7 +262,6 @@ class Node:
             keep_running(work, name)
             for name, work in (
                 ("choices", self.choices.run()),
-                ("results-pace", self.ticker.run()),
                 ("vote-results", self.vote_results.run()),
                 ("node-heartbeat", self._beat()),
                 ("loop-lag", self._watch_loop()),
@@ -320,16 +323,14 @@ class Node:
             self.presence.heard_count(code, payload["count"])
         return False
 
-    def _tick_s(self, room_code: str) -> float:
-        """Longer for very large rooms: a broadcast costs as much as the room has members here."""
+    def _members_here(self, room_code: str) -> int:
         room = self.rooms.known(room_code)
-        members = len(room.sids) if room is not None else 0
-        return max(self.settings.room.tick_s, members * self.settings.room.tick_per_member_s)
+        return len(room.sids) if room is not None else 0
 
-    async def _deliver_results(self, room_code: str, payload: dict[str, Any]) -> int:
+    async def _deliver_results(self, room_code: str, payload: dict[str, Any]) -> None:
         """To the members here; in very large rooms only final totals are worth a system call of their own."""
-        soon = not payload["final"] and self._tick_s(room_code) >= self.settings.room.tick_s * _UNHURRIED_TICKS
-        return await self.fanout.deliver_results(names.poll_room(room_code), payload, soon=soon)
+        soon = not payload["final"] and self.ticker.tick_of(room_code) >= self.settings.room.tick_s * _UNHURRIED_TICKS
+        await self.fanout.deliver_results(names.poll_room(room_code), payload, soon=soon)
 
     def _pay_results(self, socket: DirectSocket, room_code: str) -> None:
         """A client that read slowly gets the newest results of a room as soon as it has caught up."""

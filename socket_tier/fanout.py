@@ -85,21 +85,19 @@ class Fanout(AsyncRedisManager):
         """
         await self._each(room, event, data, self._write)
 
-    async def deliver_results(self, room: str, payload: dict[str, Any], *, soon: bool = False) -> int:
+    async def deliver_results(self, room: str, payload: dict[str, Any], *, soon: bool = False) -> None:
         """Like ``deliver`` for a vote-update: no client gets an older version after a newer one.
 
         Rooms are written in chunks, so a client can have been shown a newer version before its turn comes. ``soon``:
         each client gets it with its next frame, or when nothing more urgent is to be written, within about a second.
-        Returns how many members there are.
         """
-        return await self._each(
-            room, names.VOTE_UPDATE, payload, self._write_results_soon if soon else self._write_results
-        )
+        write = self._write_results_soon if soon else self._write_results
+        await self._each(room, names.VOTE_UPDATE, payload, write)
 
-    async def _each(self, room: str, event: str, data: Any, write: Callable[[Any, _Encoded], None]) -> int:
+    async def _each(self, room: str, event: str, data: Any, write: Callable[[Any, _Encoded], None]) -> None:
         members = self.local_members(room)
         if not members:
-            return 0
+            return
         message = _Encoded(data, self._packet(event, data).encode())
         sockets = self.server.eio.sockets
         for position, eio_sid in enumerate(members, 1):
@@ -108,7 +106,6 @@ class Fanout(AsyncRedisManager):
                 write(socket, message)
             if position % _CHUNK == 0:
                 await asyncio.sleep(0)
-        return len(members)
 
     def local_members(self, room: str) -> list[str]:
         """Engine.io ids of this node's members of a room."""

@@ -1,53 +1,59 @@
 """Holds the tick: however many workers publish, a room gets one vote-update per tick and never an older version."""
 
 import asyncio
-import math
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from socket_tier.metrics import NodeMetrics
 
-_LOOK_EVERY_S = 1.0
-_WEIGHT_OF_NEWS = 0.3  # a room whose tick is longer than the look must not make the stretch swing
-_STRETCH_MOST = 10.0
+_AHEAD_S = 0.2  # of sending time may be used up in advance: a few rooms that change together needn't wait
 
 
 class _Channel:
-    """One kind of event to one room."""
+    """Vote-updates to one room."""
 
-    __slots__ = ("pending", "sent_at", "sent_version", "timer")
+    __slots__ = ("in_line", "pending", "sent_at", "sent_version", "timer")
 
     def __init__(self) -> None:
         self.sent_version = 0
         self.sent_at = float("-inf")
         self.pending: dict[str, Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.in_line = False
 
 
 class Ticker:
     """Sends the newest of what is offered, at most once per tick and room: at once, then at the end of the tick.
 
-    ``tick_s(room_code)`` is the room's tick by itself, in seconds. ``deliver(room_code, payload)`` writes to this
-    node's members and returns how many. While all rooms together get more than ``frames_per_s``, ticks are stretched:
-    votes come before intermediate results.
+    A tick is ``tick_s`` seconds, in a large room ``frame_s`` for each of its ``members(room_code)`` on this node. All
+    rooms together get a frame per ``frame_s``: when more of them change, they take turns, and only final totals go
+    ahead. Votes come before intermediate results. ``deliver(room_code, payload)`` writes to the members.
     """
 
     def __init__(
         self,
-        tick_s: Callable[[str], float],
-        deliver: Callable[[str, dict[str, Any]], Coroutine[Any, Any, int]],
+        members: Callable[[str], int],
+        deliver: Callable[[str, dict[str, Any]], Coroutine[Any, Any, None]],
         metrics: NodeMetrics,
-        frames_per_s: float = math.inf,
+        *,
+        tick_s: float,
+        frame_s: float,
     ) -> None:
-        self._tick_s = tick_s
+        self._members = members
         self._deliver = deliver
         self._metrics = metrics
-        self._frames_per_s = frames_per_s
-        self._frames = 0  # since the last look
-        self._wanted = 0.0  # of what is affordable, the share that unstretched ticks would take
-        self.stretch = 1.0
+        self._tick_s = tick_s
+        self._frame_s = frame_s
         self._channels: dict[str, _Channel] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self._line: deque[str] = deque()  # rooms whose tick is over and whose turn has not come
+        self._turn: asyncio.TimerHandle | None = None
+        self._used_until = 0.0  # the sending time that is used up; the loop's clock
+
+    def tick_of(self, room_code: str) -> float:
+        """A room's own tick, in seconds."""
+        return max(self._tick_s, self._members(room_code) * self._frame_s)
 
     def offer(self, room_code: str, version: int, payload: dict[str, Any]) -> None:
         """Have a payload sent unless a newer version was already offered. A repeat of the newest one is sent again."""
@@ -61,28 +67,8 @@ class Ticker:
         if channel.pending is not None:
             self._metrics.count("fanout.superseded")
         channel.pending = payload
-        if channel.timer is None:
-            loop = asyncio.get_running_loop()
-            wait_s = channel.sent_at + self._tick_s(room_code) * self.stretch - loop.time()
-            if wait_s <= 0:
-                self._send(room_code, channel)
-            else:
-                channel.timer = loop.call_later(wait_s, self._send, room_code, channel)
-
-    async def run(self) -> None:
-        """Fit the stretch to what was sent, once a second."""
-        loop = asyncio.get_running_loop()
-        while True:
-            began = loop.time()
-            await asyncio.sleep(_LOOK_EVERY_S)
-            self.fit(loop.time() - began)
-
-    def fit(self, elapsed_s: float) -> None:
-        """Take in the frames of the last ``elapsed_s`` seconds."""
-        frames, self._frames = self._frames, 0
-        wanted = frames / elapsed_s * self.stretch / self._frames_per_s
-        self._wanted += (wanted - self._wanted) * _WEIGHT_OF_NEWS
-        self.stretch = min(max(1.0, self._wanted), _STRETCH_MOST)
+        if channel.timer is None and (not channel.in_line or payload["final"]):
+            self._await_tick(room_code, channel)
 
     def forget(self, room_code: str) -> None:
         """Nobody here is in the room any more."""
@@ -90,16 +76,58 @@ class Ticker:
         if channel is not None and channel.timer is not None:
             channel.timer.cancel()
 
-    def _send(self, room_code: str, channel: _Channel) -> None:
+    def _await_tick(self, room_code: str, channel: _Channel) -> None:
+        loop = asyncio.get_running_loop()
+        wait_s = channel.sent_at + self.tick_of(room_code) - loop.time()
+        if wait_s <= 0:
+            self._tick_over(room_code, channel)
+        else:
+            channel.timer = loop.call_later(wait_s, self._tick_over, room_code, channel)
+
+    def _tick_over(self, room_code: str, channel: _Channel) -> None:
         channel.timer = None
+        if channel.pending is None:
+            return
+        if channel.pending["final"] or (not self._line and self._wait_s() <= 0):
+            self._send(room_code, channel)
+        elif not channel.in_line:
+            channel.in_line = True
+            self._line.append(room_code)
+            self._await_turn()
+
+    def _wait_s(self) -> float:
+        """How long until somebody may send."""
+        return self._used_until - _AHEAD_S - asyncio.get_running_loop().time()
+
+    def _await_turn(self) -> None:
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().call_later(max(0.0, self._wait_s()), self._take_turns)
+
+    def _take_turns(self) -> None:
+        self._turn = None
+        while self._line and self._wait_s() <= 0:
+            room_code = self._line.popleft()
+            channel = self._channels.get(room_code)
+            if channel is None:
+                continue
+            channel.in_line = False
+            if channel.sent_at + self._tick_s > asyncio.get_running_loop().time():
+                self._await_tick(room_code, channel)  # its final totals went ahead meanwhile
+            else:
+                self._send(room_code, channel)
+        if self._line:
+            self._await_turn()
+
+    def _send(self, room_code: str, channel: _Channel) -> None:
         payload, channel.pending = channel.pending, None
         if payload is None:
             return
-        channel.sent_at = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        # A very large room is held back by its own tick already: it must not hold back all others as well.
+        used_s = min(self._members(room_code) * self._frame_s, _AHEAD_S)
+        self._used_until = max(self._used_until, now) + used_s
+        channel.sent_at = now
         channel.sent_version = payload["version"]
-        task = asyncio.create_task(self._counted(room_code, payload), name=f"results-{room_code}")
+        task = asyncio.create_task(self._deliver(room_code, payload), name=f"results-{room_code}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-
-    async def _counted(self, room_code: str, payload: dict[str, Any]) -> None:
-        self._frames += await self._deliver(room_code, payload)

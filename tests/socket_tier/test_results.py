@@ -16,16 +16,21 @@ TICK_S = 0.05
 class Room:
     """Takes what is delivered."""
 
-    def __init__(self, tick_s: float = TICK_S) -> None:
+    def __init__(self, tick_s: float = TICK_S, members: int = 0, frame_s: float = 0.0) -> None:
         self.delivered: list[tuple[str, int]] = []
-        self.ticker = Ticker(lambda _code: tick_s, self._deliver, NodeMetrics(load().metrics, "node", "test"))
+        self.ticker = Ticker(
+            lambda _code: members,
+            self._deliver,
+            NodeMetrics(load().metrics, "node", "test"),
+            tick_s=tick_s,
+            frame_s=frame_s,
+        )
 
-    def offer(self, version: int, code: str = "ABC234") -> None:
-        self.ticker.offer(code, version, {"version": version})
+    def offer(self, version: int, code: str = "ABC234", *, final: bool = False) -> None:
+        self.ticker.offer(code, version, {"version": version, "final": final})
 
-    async def _deliver(self, code: str, payload: dict[str, Any]) -> int:
+    async def _deliver(self, code: str, payload: dict[str, Any]) -> None:
         self.delivered.append((code, payload["version"]))
-        return 1
 
     def versions(self) -> list[int]:
         return [version for _, version in self.delivered]
@@ -78,27 +83,36 @@ async def test_a_room_that_was_left_is_sent_nothing_more() -> None:
     assert room.versions() == [1]
 
 
-async def test_ticks_stretch_while_all_rooms_together_get_more_than_is_affordable() -> None:
-    ticker = Ticker(lambda _code: TICK_S, Members(300).deliver, NodeMetrics(load().metrics, "node", "test"), 1_000)
-    # Given a demand of three times what is affordable, which falls as the stretch rises
-    for second in range(1, 40):
-        for number in range(round(10 / ticker.stretch)):
-            ticker.offer(f"ROOM{second}-{number}", 1, {"version": 1})
-        await asyncio.sleep(0.001)
-        ticker.fit(1.0)
-    assert 2 < ticker.stretch < 4
-    # When the rush is over
-    for _ in range(20):
-        ticker.fit(1.0)
-    # Then ticks are what they were
-    assert ticker.stretch == 1
+async def test_many_busy_rooms_take_turns_within_what_a_node_can_afford() -> None:
+    # Given rooms of which each frame round takes a twentieth of a second of what is affordable
+    stage = Room(tick_s=0.01, members=100, frame_s=0.0005)
+    codes = [f"ROOM{number:02}" for number in range(20)]
+    began = asyncio.get_running_loop().time()
+    # When all of them change
+    for code in codes:
+        stage.offer(1, code)
+    # Then a few go at once, and the others one after the other
+    await asyncio.sleep(0)
+    assert len(stage.delivered) <= 5
+    await eventually(lambda: len(stage.delivered) == 20, "every room's turn")
+    assert [code for code, _ in stage.delivered] == codes
+    assert asyncio.get_running_loop().time() - began > 0.7
 
 
-class Members:
-    """A room's members on this node, who take everything."""
+async def test_final_totals_go_ahead_of_all_that_wait_for_their_turn() -> None:
+    stage = Room(tick_s=0.01, members=100, frame_s=0.01)
+    for number in range(5):
+        stage.offer(1, f"ROOM{number:02}")
+    stage.offer(2, "ROOM04", final=True)
+    await eventually(lambda: ("ROOM03", 1) in stage.delivered, "the turn of the room before it")
+    assert stage.delivered.index(("ROOM04", 2)) < stage.delivered.index(("ROOM03", 1))
+    assert ("ROOM04", 1) not in stage.delivered
 
-    def __init__(self, count: int) -> None:
-        self._count = count
 
-    async def deliver(self, _code: str, _payload: dict[str, Any]) -> int:
-        return self._count
+async def test_a_large_room_has_a_longer_tick() -> None:
+    room = Room(tick_s=0.01, members=10_000, frame_s=0.00005)
+    began = asyncio.get_running_loop().time()
+    room.offer(1)
+    room.offer(2)
+    await eventually(lambda: room.versions() == [1, 2], "both")
+    assert asyncio.get_running_loop().time() - began > 0.45
