@@ -235,8 +235,7 @@ class Node:
         self.server.manager_initialized = True
         self.fanout.initialize()
         yield
-        self.fanout.thread.cancel()
-        await asyncio.gather(self.fanout.thread, return_exceptions=True)
+        await self.fanout.close()
 
     async def _run_inbox(self, _app: web.Application) -> AsyncIterator[None]:
         running = keep_running(self.inbox.run(), "notices")

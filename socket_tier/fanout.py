@@ -72,6 +72,12 @@ class Fanout(AsyncRedisManager):
         self.hearing = False
         self._rooms_of: dict[str, set[str | None]] = {}
 
+    async def close(self) -> None:
+        """End the listener that ``initialize`` has started."""
+        self.thread.cancel()
+        await asyncio.gather(self.thread, return_exceptions=True)
+        await self._drop_connection()
+
     async def deliver(self, room: str, event: str, data: Any) -> None:
         """Send an event to this node's members of a room: encoded once, written to each without a task.
 

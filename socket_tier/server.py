@@ -8,16 +8,19 @@ from uuid import uuid4
 import engineio
 import msgspec
 import socketio
+from engineio.payload import Payload
 
 from models.runtime.settings import Settings
 from socket_tier.fanout import Fanout
 from socket_tier.metrics import NodeMetrics
 from socket_tier.transport.direct_socket import DirectSocket
 from socket_tier.transport.engine import DirectEngine
+from socket_tier.transport.stock import StockEngine
 
 log = logging.getLogger(__name__)
 
 _EVENT_HEAD = re.compile(r"(?P<kind>[25])(?:\d+-)?(?:/[^,\[]*,)?(?P<ack>\d{1,9})?\[")
+_PACKETS_PER_PAYLOAD = 1000
 _RESERVED_EVENTS = frozenset({"connect", "disconnect", "connect_error"})
 
 
@@ -42,6 +45,8 @@ class SocketServer(socketio.AsyncServer):
     def __init__(self, settings: Settings, fanout: Fanout, metrics: NodeMetrics) -> None:
         self._max_event_bytes = settings.node.max_event_bytes
         self._direct = settings.node.transport == "direct"
+        # socket.io-client sends all that it has buffered in one payload; engine.io's own limit is 16.
+        Payload.max_decode_packets = _PACKETS_PER_PAYLOAD
         super().__init__(
             async_mode="aiohttp",
             client_manager=fanout,
@@ -78,7 +83,7 @@ class SocketServer(socketio.AsyncServer):
             socket.queue.put_nowait(None)  # ends the writer, which closes the transport behind what is queued
 
     def _engineio_server_class(self) -> type[engineio.AsyncServer]:
-        return DirectEngine if self._direct else engineio.AsyncServer
+        return DirectEngine if self._direct else StockEngine
 
     async def _handle_connect(self, eio_sid: str, namespace: str, data: Any) -> None:
         await super()._handle_connect(eio_sid, namespace, data)
@@ -87,8 +92,8 @@ class SocketServer(socketio.AsyncServer):
             socket.joined = True
 
     async def _handle_eio_message(self, eio_sid: str, data: str | bytes) -> None:
-        if isinstance(data, bytes):
-            return  # the attachment of a binary event, which was refused when its head came
+        if not isinstance(data, str):
+            return  # bare JSON, or the attachment of a binary event, which was refused when its head came
         if data.startswith("5"):
             await self._refuse(eio_sid, data, "Invalid payload: binary is not supported", "invalid_payload")
         elif data.startswith("6"):

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import WSMsgType
+from aiohttp import WSCloseCode, WSMsgType
 from engineio import exceptions, packet
 from engineio.async_socket import AsyncSocket
 
+from socket_tier.transport.driver import decode, decode_payload
 from socket_tier.transport.frames import binary_frame, close_frame, text_frame
 
 if TYPE_CHECKING:
@@ -148,17 +149,42 @@ class DirectSocket(AsyncSocket):
         """End the transport behind what is written: the client connects anew, here or elsewhere."""
         if self.wire is None:
             self.queue.put_nowait(None)
-        elif not self.wire.is_closing():
-            self.wire.write(close_frame(code))
-            self.wire.close()
+        else:
+            self._end_wire(code)
 
     async def close(self, wait: bool = True, abort: bool = False, reason: str | None = None) -> None:
         await super().close(wait=False, abort=abort, reason=reason)
+        if self.wire is None:
+            if abort:
+                self.queue.put_nowait(packet.Packet(packet.NOOP))  # ends the poll that hangs
+        else:
+            self._end_wire(WSCloseCode.OK)
+
+    def _end_wire(self, code: int) -> None:
         if self.wire is not None and not self.wire.is_closing():
-            self.wire.write(close_frame(1000))
+            self.wire.write(self._take_held() + close_frame(code))
             self.wire.close()
 
+    async def handle_post_request(self, environ: dict[str, Any]) -> None:
+        """Handle a polling client's packets one after the other.
+
+        :raises EngineIOError: too long, not whole or not a payload; it ends the session, so that the client knows
+        """
+        length = int(environ.get("CONTENT_LENGTH", "0"))
+        if length > self.server.max_http_buffer_size:
+            raise exceptions.ContentTooLongError()
+        try:
+            packets = decode_payload(await environ["wsgi.input"].read(length))
+        except (exceptions.EngineIOError, ValueError, LookupError) as error:
+            if self.closed:
+                return  # meanwhile; the server would stumble over an error of a session that is gone
+            raise exceptions.EngineIOError("not a payload") from error
+        for pkt in packets:
+            await self.receive(pkt)
+
     async def _websocket_handler(self, ws: Any) -> None:
+        if self.upgrading:
+            return  # two WebSockets can't both become this session's
         if self.connected:
             if not await self._upgrade(ws):
                 return
@@ -179,11 +205,11 @@ class DirectSocket(AsyncSocket):
         self.upgrading = True
         try:
             async with asyncio.timeout(self.server.ping_timeout):
-                if await ws.wait_text() != "2probe":
+                if await ws.wait_text() != b"2probe":
                     return False
                 await ws.send("3probe")
                 self.hold(packet.Packet(packet.NOOP))
-                self.upgraded = await ws.wait_text() == "5"
+                self.upgraded = await ws.wait_text() == b"5"
         except TimeoutError:
             log.info("upgrade_timed_out", extra={"eio_sid": self.sid})
         finally:
@@ -207,20 +233,20 @@ class DirectSocket(AsyncSocket):
     async def _read(self, response: Any) -> None:
         while not self.closed:
             message = await response.receive()
-            if message.type is WSMsgType.TEXT:
-                try:
-                    encoded = message.data.decode()
-                except UnicodeDecodeError:
-                    return
-            elif message.type is WSMsgType.BINARY:
-                encoded = message.data
-            else:
+            if message.type is not WSMsgType.TEXT and message.type is not WSMsgType.BINARY:
+                return
+            try:
+                pkt = decode(message.data.decode() if message.type is WSMsgType.TEXT else message.data)
+            except ValueError as error:
+                log.info("malformed_message", extra={"error": type(error).__name__, "bytes": len(message.data)})
+                self.lane = None
+                await response.close(code=WSCloseCode.INVALID_TEXT)
                 return
             self.busy = True
             try:
-                await self.receive(packet.Packet(encoded_packet=encoded))
-            except (exceptions.EngineIOError, ValueError, IndexError, KeyError) as error:
-                log.info("malformed_message", extra={"error": type(error).__name__, "bytes": len(encoded)})
+                await self.receive(pkt)
+            except exceptions.EngineIOError as error:
+                log.info("unexpected_packet", extra={"error": type(error).__name__, "type": pkt.packet_type})
             finally:
                 self.busy = False
 

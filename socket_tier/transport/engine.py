@@ -14,6 +14,7 @@ from engineio import exceptions, packet
 from engineio.async_drivers import aiohttp as aiohttp_driver
 
 from socket_tier.transport.direct_socket import DirectSocket, Lane
+from socket_tier.transport.driver import translate_request
 from socket_tier.transport.unhurried import Unhurried
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,11 @@ class DirectEngine(engineio.AsyncServer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._async: dict[str, Any] = {**self._async, "websocket": _WebSocket}
+        self._async: dict[str, Any] = {
+            **self._async,
+            "translate_request": translate_request,
+            "websocket": _WebSocket,
+        }
         self.sockets: dict[str, DirectSocket]
         self.start_service_task: bool
         self.lane: Lane | None = None
@@ -131,10 +136,10 @@ class _WebSocket(aiohttp_driver.WebSocket):
         await self.handler(self)
         return self.response
 
-    async def wait_text(self) -> str | None:
+    async def wait_text(self) -> bytes | None:
         """The next message, None when it isn't text or there is none."""
         message = await self.response.receive()
-        return message.data.decode() if message.type is WSMsgType.TEXT else None
+        return message.data if message.type is WSMsgType.TEXT else None
 
 
 class _Response(web.WebSocketResponse):

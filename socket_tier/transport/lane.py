@@ -125,7 +125,7 @@ class VoteLane:
             return False
         try:
             _, request = _decoder.decode(data[start:])
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return False
         entered = session.participants.get(request.roomCode)
         if entered is None:

@@ -11,9 +11,12 @@ import psycopg2
 import pytest
 
 from tests.socket_tier.browsers import JS_KINDS, Browser, JsBrowser, NodeProcess, PythonBrowser
+from tests.socket_tier.extra_node import ExtraNode
 from tests.socket_tier.rest import Poll, Rest
 
 NewBrowser = Callable[..., Browser]
+HERE = Path(__file__).parent
+_STOCK_NODE = pytest.StashKey[ExtraNode]()
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +24,35 @@ def node_process() -> Iterator[NodeProcess]:
     process = NodeProcess()
     yield process
     process.stop()
+
+
+@pytest.fixture
+def transport() -> str:
+    """Which transport the node of a test uses; parametrised where the contract must hold on both."""
+    return "direct"
+
+
+@pytest.fixture
+def stock_node(request: pytest.FixtureRequest, run_dir: Path) -> ExtraNode:
+    """A node with ``node.transport = "stock"`` beside those of the stack, for as long as this folder's tests run."""
+    folder = next(parent for parent in request.node.iter_parents() if parent.path == HERE)
+    if _STOCK_NODE not in folder.stash:
+        log = run_dir / "log" / "node-stock.log"
+        folder.stash[_STOCK_NODE] = ExtraNode("node-stock", log, NODE__TRANSPORT="stock")
+        folder.addfinalizer(folder.stash[_STOCK_NODE].stop)
+    return folder.stash[_STOCK_NODE]
+
+
+@pytest.fixture
+def base_url(request: pytest.FixtureRequest, transport: str, base_url: str) -> str:
+    """Where browsers would reach the service: the load balancer, or the node on the stock transport."""
+    return base_url if transport == "direct" else request.getfixturevalue("stock_node").url
+
+
+@pytest.fixture
+def node_urls(request: pytest.FixtureRequest, transport: str, node_urls: list[str]) -> list[str]:
+    """Each node by itself; the first is the one on the stock transport where that is asked for."""
+    return node_urls if transport == "direct" else [request.getfixturevalue("stock_node").url, *node_urls[1:]]
 
 
 @pytest.fixture
@@ -87,9 +119,11 @@ async def host(new_browser: NewBrowser, poll: Poll) -> Browser:
 
 
 @pytest.fixture
-def node_pids(run_dir: Path, node_urls: list[str]) -> Callable[[], list[int]]:
-    """Reads the process ids of the nodes."""
-    return lambda: [int((run_dir / "pids" / f"node-{n}.pid").read_text()) for n in range(1, len(node_urls) + 1)]
+def node_pids(request: pytest.FixtureRequest, transport: str, run_dir: Path) -> Callable[[], list[int | None]]:
+    """Reads the process ids of the nodes, in the order of their names."""
+    stock = [] if transport == "direct" else [request.getfixturevalue("stock_node")]
+    files = sorted((run_dir / "pids").glob("node-*.pid"))
+    return lambda: [*(int(file.read_text()) for file in files), *(node.pid() for node in stock)]
 
 
 @pytest.fixture

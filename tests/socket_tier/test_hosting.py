@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.socket_tier.browsers import KINDS, Browser
+from tests.socket_tier.browsers import Browser, every_client
 from tests.socket_tier.conftest import NewBrowser
 from tests.socket_tier.rest import Poll, Rest
 from tests.socket_tier.waiting import eventually
 
-every_client = pytest.mark.parametrize("kind", KINDS)
 StoredVotes = Callable[[str], dict[str, int]]
 
 

@@ -9,7 +9,7 @@ import redis
 import socketio
 
 from models.wire import names
-from tests.socket_tier.browsers import JS_KINDS, KINDS, Browser
+from tests.socket_tier.browsers import Browser, both_transports, every_client
 from tests.socket_tier.conftest import NewBrowser
 from tests.socket_tier.rest import Poll, Rest
 from tests.socket_tier.waiting import eventually
@@ -20,9 +20,6 @@ def choice_of(redis_url: str, poll: Poll, joined: dict[str, Any]) -> str | None:
     with redis.Redis.from_url(redis_url) as client:
         stored = client.hget(names.choices_key(poll.code), UUID(joined["participantId"]).hex)
     return stored.decode().split(":")[0] if stored else None
-
-
-every_client = pytest.mark.parametrize("kind", KINDS)
 
 
 @every_client
@@ -167,7 +164,9 @@ async def test_a_name_of_any_script_is_kept_as_typed(browser: Browser, poll: Pol
     assert await host.hears("participant-joined", nickname=name)
 
 
-@pytest.mark.parametrize("kind", JS_KINDS)
+@pytest.mark.parametrize(
+    ("kind", "transport"), [("js-polling-first", "direct"), ("js-websocket", "direct"), ("js-polling-first", "stock")]
+)
 @pytest.mark.proves("FR-004", "FR-040", "US1.3")
 async def test_after_a_cut_the_id_stays_the_same_and_the_page_goes_on(
     new_browser: NewBrowser, poll: Poll, host: Browser
@@ -204,6 +203,7 @@ async def test_after_a_cut_the_hosts_page_hears_its_room_without_joining_again(
     assert (await host.change(poll.code, "closed"))["success"]
 
 
+@both_transports
 @pytest.mark.proves("FR-004", "FR-030", "US1.3", "US5.5")
 async def test_a_token_in_the_handshake_resumes_within_one_round_trip(
     new_browser: NewBrowser, poll: Poll, node_urls: list[str], redis_url: str

@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
+from tests.socket_tier.browsers import both_transports
 from tests.socket_tier.raw_socket import RawSocket, raw_socket
 from tests.socket_tier.rest import Poll, Rest
 
+pytestmark = both_transports
 EVENTS = ("join", "join-room", "submit-vote", "change-poll-state")
-NodePids = Callable[[], list[int]]
+NodePids = Callable[[], list[int | None]]
 
 # JSON texts of one argument, wrong for every event.
 PAYLOADS = {

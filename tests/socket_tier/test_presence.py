@@ -4,12 +4,11 @@ import asyncio
 
 import pytest
 
-from tests.socket_tier.browsers import KINDS, Browser
+from tests.socket_tier.browsers import Browser, both_transports, every_client
 from tests.socket_tier.conftest import NewBrowser
 from tests.socket_tier.rest import Poll, Rest
 from tests.socket_tier.waiting import eventually
 
-every_client = pytest.mark.parametrize("kind", KINDS)
 SETTLED_S = 2.5  # longer than the grace of a reload: whatever was going to be said has been said
 
 
@@ -38,7 +37,7 @@ async def test_a_join_and_a_leave_are_one_event_each_for_the_whole_room(
     assert (await rest.read(poll))["participantCount"] == 1
 
 
-@pytest.mark.parametrize("kind", ["js-websocket", "python"])
+@pytest.mark.parametrize(("kind", "transport"), [("js-websocket", "direct"), ("python", "direct"), ("python", "stock")])
 async def test_two_tabs_are_one_participant(
     new_browser: NewBrowser, host: Browser, poll: Poll, node_urls: list[str], rest: Rest
 ) -> None:
@@ -78,6 +77,7 @@ async def test_a_quick_reload_is_no_event(
     assert not host.heard("participant-left")
 
 
+@both_transports
 async def test_who_comes_back_after_a_leave_has_joined_again(
     new_browser: NewBrowser, host: Browser, poll: Poll
 ) -> None:
@@ -99,6 +99,7 @@ async def test_a_host_and_a_viewer_are_not_counted(
     assert (await rest.read(poll))["participantCount"] == 0
 
 
+@both_transports
 async def test_in_a_large_room_hosts_hear_each_join_and_the_room_hears_counts(
     new_browser: NewBrowser, host: Browser, poll: Poll, node_urls: list[str]
 ) -> None:

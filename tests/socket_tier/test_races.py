@@ -3,10 +3,7 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,9 +11,9 @@ import pytest
 import socketio
 
 from models.wire import names
-from scripts.stack import ports
-from tests.socket_tier.browsers import KINDS, ROOT, Browser
+from tests.socket_tier.browsers import KINDS, Browser
 from tests.socket_tier.conftest import NewBrowser
+from tests.socket_tier.extra_node import ExtraNode
 from tests.socket_tier.raw_socket import raw_socket
 from tests.socket_tier.rest import Poll, Rest
 from tests.socket_tier.waiting import eventually
@@ -32,39 +29,12 @@ main()
 """
 
 
-@contextmanager
-def _node_with_slow_clock(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    env = os.environ | {
-        "VOTEMILL_NODE__NAME": "slow-clock",
-        "VOTEMILL_NODE__HOST": "127.0.0.1",
-        "VOTEMILL_NODE__PORT": str(port),
-        "PYTHONPATH": str(ROOT),
-    }
-    with log.open("w") as out:
-        process = subprocess.Popen([sys.executable, "-c", _SLOW_NODE], env=env, cwd=ROOT, stdout=out, stderr=out)
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
 @pytest.fixture
-async def slow_node(rest: Rest, tmp_path: Path) -> AsyncIterator[str]:
+async def slow_node(tmp_path: Path) -> AsyncIterator[str]:
     """The address of a node whose clock is two seconds behind the others'."""
-    port, log = ports.next_free(21_000), tmp_path / "slow-node.log"
-    url = f"http://127.0.0.1:{port}"
-    with _node_with_slow_clock(port, log) as process:
-
-        async def ready() -> bool:
-            assert process.poll() is None, log.read_text()
-            try:
-                return (await rest.get("/api/health/ready", url=url)).status == 200
-            except OSError:
-                return False
-
-        await eventually(ready, "a node with a slow clock", 30)
-        yield url
+    node = ExtraNode("slow-clock", tmp_path / "slow-node.log", ("-c", _SLOW_NODE))
+    yield node.url
+    await asyncio.to_thread(node.stop)  # its browsers hear of it meanwhile
 
 
 @pytest.mark.proves("FR-030", "FR-032")
@@ -193,7 +163,7 @@ async def test_when_a_node_is_killed_its_people_go_on_at_another(
     poll: Poll,
     rest: Rest,
     node_urls: list[str],
-    node_pids: Callable[[], list[int]],
+    node_pids: Callable[[], list[int | None]],
     stored_votes: Callable[[str], dict[str, int]],
 ) -> None:
     # Given participants behind the balancer who have voted, so that each node has some, and a watcher at the first node

@@ -11,7 +11,7 @@ import uvloop
 
 from models.runtime.settings import RedisSettings, load
 from models.wire import names
-from scripts.stack.ports import LOOPBACK, next_free
+from scripts.stack.ports import LOOPBACK, any_free
 from socket_tier.cache import Cache, NicknameTaken, RoomNotCached
 from socket_tier.metrics import NodeMetrics
 from socket_tier.redis_pipeline import RedisPipeline
@@ -57,7 +57,7 @@ async def test_a_hung_server_costs_the_deadline_once_and_then_nothing_for_a_whil
         while await reader.read(4096):
             pass
 
-    server = await asyncio.start_server(silent, LOOPBACK, next_free(23500))
+    server = await asyncio.start_server(silent, LOOPBACK, any_free())
     pipeline = RedisPipeline(settings(f"redis://{LOOPBACK}:{server.sockets[0].getsockname()[1]}/0"), metrics())
     async with asyncio.timeout(15):
         with pytest.raises(CacheUnavailable):
@@ -83,7 +83,7 @@ def test_a_connection_that_is_reset_while_idle_leaves_nobody_waiting() -> None:
             while await reader.read(4096):
                 writer.write(b"+PONG\r\n" * 3)
 
-        server = await asyncio.start_server(answer, LOOPBACK, next_free(23600))
+        server = await asyncio.start_server(answer, LOOPBACK, any_free())
         pipeline = RedisPipeline(settings(f"redis://{LOOPBACK}:{server.sockets[0].getsockname()[1]}/0"), metrics())
         await asyncio.gather(pipeline.call("PING"), return_exceptions=True)
         for writer in writers:

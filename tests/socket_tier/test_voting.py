@@ -8,12 +8,11 @@ from uuid import uuid4
 
 import pytest
 
-from tests.socket_tier.browsers import KINDS, Browser
+from tests.socket_tier.browsers import Browser, both_transports, every_client
 from tests.socket_tier.conftest import NewBrowser
 from tests.socket_tier.rest import Poll, Rest
 from tests.socket_tier.waiting import eventually
 
-every_client = pytest.mark.parametrize("kind", KINDS)
 StoredVotes = Callable[[str], dict[str, int]]
 
 
@@ -56,6 +55,7 @@ async def test_a_changed_vote_replaces_the_earlier_one(browser: Browser, poll: P
     assert stored_votes(poll.code) == {joined["participantId"]: 2}
 
 
+@both_transports
 async def test_the_same_vote_sent_again_counts_once(browser: Browser, poll: Poll, stored_votes: StoredVotes) -> None:
     joined = await browser.join(poll.code, "Ada")
     command = str(uuid4())
@@ -65,6 +65,7 @@ async def test_the_same_vote_sent_again_counts_once(browser: Browser, poll: Poll
     assert stored_votes(poll.code) == {joined["participantId"]: 1}
 
 
+@both_transports
 async def test_versions_rise_and_no_older_one_follows(new_browser: NewBrowser, host: Browser, poll: Poll) -> None:
     # Given five participants who vote at the same time, several times
     voters = []
@@ -152,6 +153,7 @@ async def test_a_closed_poll_is_not_voted_in_through_an_open_one(browser: Browse
     assert (await rest.read(closed))["votes"] == [0, 0, 0]
 
 
+@both_transports
 async def test_a_large_room_gets_few_updates_and_the_last_totals(
     new_browser: NewBrowser, host: Browser, poll: Poll
 ) -> None:

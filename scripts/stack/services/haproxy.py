@@ -18,6 +18,7 @@ CONFIGURATION = """\
 global
     maxconn {connections}
     hard-stop-after 30s
+    # Two stacks that choose the same port in the same moment would both get it, and half of each other's browsers.
     noreuseport
     log stdout format raw daemon notice
 

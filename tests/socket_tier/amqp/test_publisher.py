@@ -17,7 +17,7 @@ from scripts.stack.services import rabbitmq
 from socket_tier.amqp.publisher import Publisher
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import BrokerUnavailable, NodeBusy
-from tests.socket_tier.amqp.proxy import Proxy
+from tests.socket_tier.proxy import Proxy
 from tests.socket_tier.waiting import eventually
 
 Declare = Callable[..., str]

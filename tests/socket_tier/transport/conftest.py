@@ -1,4 +1,7 @@
-"""A Socket.IO server of its own on the direct transport, without the rest of a node."""
+"""A Socket.IO server of its own on one of the transports, without the rest of a node.
+
+The stock transport is the yardstick: on the direct one a client sees the same, except where a test says why not.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,23 +13,20 @@ import pytest
 import socketio
 from aiohttp import web
 
-from scripts.stack.ports import LOOPBACK, next_free
+from scripts.stack.ports import LOOPBACK, any_free
 from socket_tier.transport.direct_socket import DirectSocket
 from socket_tier.transport.engine import DirectEngine
+from socket_tier.transport.stock import StockEngine
 
-HANDSHAKE = "/socket.io/?EIO=4&transport=websocket"
-
-
-class DirectServer(socketio.AsyncServer):
-    def _engineio_server_class(self) -> type[DirectEngine]:
-        return DirectEngine
+MOST_BYTES = 5000
+_ENGINES = {"direct": DirectEngine, "stock": StockEngine}
 
 
 @dataclass
 class Running:
     """The server, and what its handlers have seen."""
 
-    server: DirectServer
+    server: socketio.AsyncServer
     url: str
     seen: list[tuple[str, Any]] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
@@ -39,30 +39,56 @@ class Running:
     def sockets(self) -> list[DirectSocket]:
         return list(self.engine.sockets.values())
 
+    def sid(self) -> str:
+        """The Socket.IO id of the one client."""
+        (socket,) = self.sockets()
+        return self.server.manager.sid_from_eio_sid(socket.sid, "/")
+
 
 @pytest.fixture
-async def running() -> AsyncIterator[Running]:
-    server = DirectServer(
+def transport() -> str:
+    """Which transport a test runs on; see ``on_both``."""
+    return "direct"
+
+
+@pytest.fixture
+def ping_s() -> int:
+    """Ping interval and time-out, in seconds: by default no ping gets in between."""
+    return 20
+
+
+@pytest.fixture
+async def running(transport: str, ping_s: int) -> AsyncIterator[Running]:
+    class Server(socketio.AsyncServer):
+        def _engineio_server_class(self) -> type:
+            return _ENGINES[transport]
+
+    server = Server(
         async_mode="aiohttp",
         async_handlers=False,
         cors_allowed_origins="*",
-        ping_interval=1,
-        ping_timeout=1,
-        max_http_buffer_size=5000,
+        ping_interval=ping_s,
+        ping_timeout=ping_s,
+        max_http_buffer_size=MOST_BYTES,
     )
     app = web.Application()
     server.attach(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
-    port = next_free(23000)
+    port = any_free()
     await web.TCPSite(runner, LOOPBACK, port).start()
     running = Running(server, f"http://{LOOPBACK}:{port}")
     running.engine.on_dropped = running.dropped.append
     running.engine.on_owed = lambda socket, room: running.owed.append((socket, room))
 
     @server.event
-    async def connect(sid: str, _environ: Any, _auth: Any = None) -> None:
+    async def connect(sid: str, _environ: Any, auth: Any = None) -> Any:
+        if auth == "refuse":
+            return False
+        if auth is not None:
+            running.seen.append(("connect", auth))
         running.engine.sockets[server.manager.eio_sid_from_sid(sid, "/")].joined = True
+        return True
 
     @server.event
     async def disconnect(sid: str, reason: str) -> None:
@@ -74,6 +100,10 @@ async def running() -> AsyncIterator[Running]:
         if data == "slowly":
             await asyncio.sleep(0.2)
         return data
+
+    @server.event
+    async def fail(sid: str) -> None:
+        raise RuntimeError("broken handler")
 
     yield running
     await server.shutdown()

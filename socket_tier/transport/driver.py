@@ -1,0 +1,47 @@
+"""What both transports need of engine.io's aiohttp driver, mended where it would lose a client's packets."""
+
+import asyncio
+from typing import Any
+
+from aiohttp import StreamReader, web
+from engineio import exceptions, packet, payload
+from engineio.async_drivers import aiohttp as aiohttp_driver
+
+_BODY_WITHIN_S = 20.0
+
+
+class _WholeBody:
+    """A request's body. aiohttp's own ``read`` returns what has come so far, often half of a payload."""
+
+    def __init__(self, content: StreamReader) -> None:
+        self._content = content
+
+    async def read(self, size: int) -> bytes:
+        """:raises EngineIOError: the client went away, or took too long"""
+        try:
+            async with asyncio.timeout(_BODY_WITHIN_S):
+                return await self._content.readexactly(size) if size else b""
+        except (OSError, asyncio.IncompleteReadError) as error:
+            raise exceptions.EngineIOError("the body did not come whole") from error
+
+
+def translate_request(request: web.Request) -> dict[str, Any]:
+    """The environment of a request, as engine.io wants it."""
+    environ: dict[str, Any] = aiohttp_driver.translate_request(request)
+    return environ | {"wsgi.input": _WholeBody(request.content)}
+
+
+def decode(encoded: str | bytes) -> packet.Packet:
+    """:raises ValueError: not an engine.io packet"""
+    return _known(packet.Packet(encoded_packet=encoded))
+
+
+def decode_payload(body: bytes) -> list[packet.Packet]:
+    """:raises ValueError: one of them is no engine.io packet, or there are more than ``Payload`` allows"""
+    return [_known(each) for each in payload.Payload(encoded_payload=body.decode()).packets]
+
+
+def _known(decoded: packet.Packet) -> packet.Packet:
+    if decoded.packet_type > packet.NOOP:
+        raise ValueError(f"unknown packet type {decoded.packet_type}")
+    return decoded
