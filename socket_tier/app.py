@@ -96,7 +96,8 @@ class Node:
             self._deliver_results,
             self.metrics,
             tick_s=settings.room.tick_s,
-            frame_s=settings.room.tick_per_member_s,
+            member_s=settings.room.tick_per_member_s,
+            frames_per_s=settings.room.results_per_s,
         )
         self.rooms = Rooms(self.cache, self.commands, self.node_id, settings.room, self.metrics)
         self.choices = Choices(self.cache, self.commands, self.node_id)

@@ -9,6 +9,7 @@ import engineio
 import msgspec
 import socketio
 from engineio.payload import Payload
+from socketio import packet
 
 from models.runtime.settings import Settings
 from socket_tier.fanout import Fanout
@@ -39,6 +40,10 @@ class JsonCodec:
         return cls._decoder.decode(text)
 
 
+class _Packet(packet.Packet):
+    """Ours: python-socketio sets the codec on the class, which others in this process may share."""
+
+
 class SocketServer(socketio.AsyncServer):
     """Answers every event that asks for an ack with exactly one object, also those that can't be decoded."""
 
@@ -52,6 +57,7 @@ class SocketServer(socketio.AsyncServer):
             client_manager=fanout,
             # One event of a client after the other: ordered, and bounded by the client itself.
             async_handlers=False,
+            serializer=_Packet,
             json=JsonCodec,
             cors_allowed_origins=[*settings.security.origins, *settings.security.extra_origins],
             cors_credentials=True,

@@ -88,7 +88,8 @@ class BatchSettings(Section):
 
 class RoomSettings(Section):
     tick_s: Seconds
-    tick_per_member_s: Annotated[float, Meta(gt=0, le=0.01)]
+    tick_per_member_s: Annotated[float, Meta(ge=0, le=0.01)]
+    results_per_s: Count
     announce_up_to: Count
     host_announcements_per_s: Count
     count_interval_s: Seconds
