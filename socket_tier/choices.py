@@ -14,7 +14,7 @@ from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
 
-_WRITE_EVERY_S = 0.1  # of a participant who keeps voting only the last choice is written
+_WRITE_EVERY_S = 0.2  # of a participant who keeps voting only the last choice is written
 _PAUSE_AFTER_FAILURE_S = 0.5
 _PER_CALL = 500
 _KEPT = 50_000
@@ -60,15 +60,24 @@ class Choices:
         by_room: dict[str, list[tuple[str, int, int]]] = {}
         for member, (room_code, option, seq) in unwritten.items():
             by_room.setdefault(room_code, []).append((member.key, option, seq))
-        for room_code, choices in by_room.items():
-            for start in range(0, len(choices), _PER_CALL):
-                some = choices[start : start + _PER_CALL]
-                try:
-                    await self._cache.store_choices(room_code, some)
-                except CacheUnavailable:
-                    # Newer ones have come meanwhile; what was written already is written again, which does no harm.
-                    self._unwritten = unwritten | self._unwritten
-                    return False
+        written = await asyncio.gather(
+            *(
+                self._store(room_code, choices[start : start + _PER_CALL])
+                for room_code, choices in by_room.items()
+                for start in range(0, len(choices), _PER_CALL)
+            )
+        )
+        if all(written):
+            return True
+        # Newer ones have come meanwhile; what was written already is written again, which does no harm.
+        self._unwritten = unwritten | self._unwritten
+        return False
+
+    async def _store(self, room_code: str, choices: list[tuple[str, int, int]]) -> bool:
+        try:
+            await self._cache.store_choices(room_code, choices)
+        except CacheUnavailable:
+            return False
         return True
 
     async def of(self, room: Room, member: Member) -> StoredChoice:

@@ -7,6 +7,7 @@ from typing import Any
 
 from socket_tier.metrics import NodeMetrics
 
+_TURN_S = 0.005
 _AHEAD_S = 0.2  # of sending time may be used up in advance: a few rooms that change together needn't wait
 
 
@@ -101,7 +102,8 @@ class Ticker:
 
     def _await_turn(self) -> None:
         if self._turn is None:
-            self._turn = asyncio.get_running_loop().call_later(max(0.0, self._wait_s()), self._take_turns)
+            wait_s = max(_TURN_S, self._wait_s())  # a timer that is a fraction of a millisecond early would spin
+            self._turn = asyncio.get_running_loop().call_later(wait_s, self._take_turns)
 
     def _take_turns(self) -> None:
         self._turn = None

@@ -46,6 +46,7 @@ class DirectSocket(AsyncSocket):
         self.joined = False  # has finished the Socket.IO CONNECT
         self.opened_at = time.monotonic()
         self.next_ping_at: float | None = None
+        self.look_at = 0.0  # time.monotonic(): nothing is due before
         self.owed: set[str] = set()  # rooms whose newest results were skipped
         self.held_since = 0
         self._held = b""
