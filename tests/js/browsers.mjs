@@ -9,6 +9,7 @@ const { io } = web('socket.io-client')
 const RECONNECTION = { reconnection: true, reconnectionDelay: 1000, reconnectionDelayMax: 5000, reconnectionAttempts: 5 }
 const KINDS = {
   'js-polling-first': { transports: ['polling', 'websocket'], withCredentials: true, ...RECONNECTION },
+  'js-polling': { transports: ['polling'], withCredentials: true, ...RECONNECTION },
   'js-websocket': { transports: ['websocket'], withCredentials: true, ...RECONNECTION },
 }
 
@@ -32,6 +33,7 @@ function keep(jar, setCookies = []) {
 
 // In Node.js each connection starts with an empty cookie store: carry the cookies over, as a browser would.
 function watch(id, engine, jar) {
+  engine._cookieJar?.parseCookies([...jar].map(([name, value]) => `${name}=${value}`))
   engine.transport.ws?.on('upgrade', (response) => keep(jar, response.headers['set-cookie']))
   engine.on('handshake', () => {
     for (const [name, cookie] of engine._cookieJar?.cookies ?? []) jar.set(name, cookie.value)
@@ -41,8 +43,9 @@ function watch(id, engine, jar) {
 }
 
 const commands = {
-  connect({ id, url, kind, jar: jarName, headers }) {
+  connect({ id, url, kind, jar: jarName, headers, cookies }) {
     const jar = jarOf(jarName)
+    for (const [name, value] of Object.entries(cookies)) jar.set(name, value)
     const socket = io(url, { ...KINDS[kind], forceNew: true, extraHeaders: headersFrom(jar, headers) })
     clients.set(id, socket)
     watch(id, socket.io.engine, jar)

@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 import socketio
+from yarl import URL
 
 from tests.socket_tier import contract
 from tests.socket_tier.waiting import PATIENCE_S, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 JS_KINDS = ("js-polling-first", "js-websocket")
+POLLING_ONLY = "js-polling"
 KINDS = (*JS_KINDS, "python")
 # The contract holds for each official client, and on the fallback transport as well.
 both_transports = pytest.mark.parametrize("transport", ["direct", "stock"])
@@ -47,10 +49,11 @@ class Browser(ABC):
     ``connections`` counts successful connects, ``transports`` names the transports in the order of their use.
     """
 
-    def __init__(self, url: str, jar: str, headers: dict[str, str]) -> None:
+    def __init__(self, url: str, jar: str, headers: dict[str, str], cookies: dict[str, str]) -> None:
         self.url = url
         self.jar = jar
         self.headers = headers
+        self.cookies = cookies
         self.events: list[Event] = []
         self.transports: list[str] = []
         self.faults: list[str] = []
@@ -193,8 +196,10 @@ class NodeProcess:
 class JsBrowser(Browser):
     """socket.io-client."""
 
-    def __init__(self, node: NodeProcess, kind: str, url: str, jar: str, headers: dict[str, str]) -> None:
-        super().__init__(url, jar, headers)
+    def __init__(
+        self, node: NodeProcess, kind: str, url: str, jar: str, headers: dict[str, str], cookies: dict[str, str]
+    ) -> None:
+        super().__init__(url, jar, headers, cookies)
         self._node = node
         self._kind = kind
         self._id = f"client-{node.number()}"
@@ -202,7 +207,7 @@ class JsBrowser(Browser):
 
     async def open(self) -> None:
         self._node.listen(self._id, self._happened)
-        self._tell("connect", url=self.url, kind=self._kind, jar=self.jar, headers=self.headers)
+        self._tell("connect", url=self.url, kind=self._kind, jar=self.jar, headers=self.headers, cookies=self.cookies)
 
     async def close(self) -> None:
         self._tell("close")
@@ -247,9 +252,12 @@ class JsBrowser(Browser):
 class PythonBrowser(Browser):
     """python-socketio's client. Tabs with the same jar share ``cookies``."""
 
-    def __init__(self, cookies: aiohttp.CookieJar, url: str, jar: str, headers: dict[str, str]) -> None:
-        super().__init__(url, jar, headers)
-        self._http = aiohttp.ClientSession(cookie_jar=cookies)
+    def __init__(
+        self, shared: aiohttp.CookieJar, url: str, jar: str, headers: dict[str, str], cookies: dict[str, str]
+    ) -> None:
+        super().__init__(url, jar, headers, cookies)
+        shared.update_cookies(cookies, URL(url))
+        self._http = aiohttp.ClientSession(cookie_jar=shared)
         self._client = socketio.AsyncClient(
             http_session=self._http, reconnection_delay=1, reconnection_delay_max=5, handle_sigint=False
         )

@@ -10,7 +10,7 @@ import aiohttp
 import psycopg2
 import pytest
 
-from tests.socket_tier.browsers import JS_KINDS, Browser, JsBrowser, NodeProcess, PythonBrowser
+from tests.socket_tier.browsers import JS_KINDS, POLLING_ONLY, Browser, JsBrowser, NodeProcess, PythonBrowser
 from tests.socket_tier.extra_node import ExtraNode
 from tests.socket_tier.rest import Poll, Rest
 
@@ -63,24 +63,30 @@ def kind() -> str:
 
 @pytest.fixture
 async def new_browser(request: pytest.FixtureRequest, kind: str, base_url: str) -> AsyncIterator[NewBrowser]:
-    """Makes browsers: ``new_browser(url=..., jar=..., headers=..., kind=...)``, not yet connected.
+    """Makes browsers: ``new_browser(url=..., jar=..., headers=..., cookies=..., kind=...)``, not yet connected.
 
-    Without a ``jar`` each is a browser of its own, with no cookies yet. What any of them received must be in
-    asyncapi.yaml.
+    Without a ``jar`` each is a browser of its own, with no cookies but those given. What any of them received
+    must be in asyncapi.yaml.
     """
     made: list[Browser] = []
-    cookies: dict[str, aiohttp.CookieJar] = {}
+    jars: dict[str, aiohttp.CookieJar] = {}
 
     def new(
-        url: str = base_url, *, jar: str | None = None, headers: dict[str, str] | None = None, kind: str = kind
+        url: str = base_url,
+        *,
+        jar: str | None = None,
+        headers: dict[str, str] | None = None,
+        cookies: dict[str, str] | None = None,
+        kind: str = kind,
     ) -> Browser:
         jar = jar or uuid4().hex
         browser: Browser
-        if kind in JS_KINDS:
-            browser = JsBrowser(request.getfixturevalue("node_process"), kind, url, jar, headers or {})
+        if kind in (*JS_KINDS, POLLING_ONLY):
+            node_process = request.getfixturevalue("node_process")
+            browser = JsBrowser(node_process, kind, url, jar, headers or {}, cookies or {})
         else:
-            shared = cookies.setdefault(jar, aiohttp.CookieJar(unsafe=True))
-            browser = PythonBrowser(shared, url, jar, headers or {})
+            shared = jars.setdefault(jar, aiohttp.CookieJar(unsafe=True))
+            browser = PythonBrowser(shared, url, jar, headers or {}, cookies or {})
         made.append(browser)
         return browser
 

@@ -89,8 +89,10 @@ class RawSocket:
 
 
 @asynccontextmanager
-async def raw_socket(url: str, *, connect: bool = True) -> AsyncIterator[RawSocket]:
-    async with aiohttp.ClientSession() as session:
+async def raw_socket(
+    url: str, *, connect: bool = True, cookies: dict[str, str] | None = None
+) -> AsyncIterator[RawSocket]:
+    async with aiohttp.ClientSession(cookies=cookies, cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
         address = url.replace("http", "ws", 1) + "/socket.io/?EIO=4&transport=websocket"
         socket = RawSocket(await session.ws_connect(address, max_msg_size=0))
         await socket.receive("0")

@@ -26,6 +26,8 @@ defaults
     mode http
     log global
     option redispatch
+    # A client that went away in the middle of a poll is no load any more.
+    option abortonclose
     retries 3
     timeout connect 2s
     timeout client 60s
@@ -49,9 +51,10 @@ backend nodes
     balance leastconn
     # The polling transport needs one node for all requests of a session.
     dynamic-cookie-key {cookie_key}
-    # A node that dies or drains in the middle of a handshake costs its browsers nothing: another one answers. Only for
-    # what may be repeated.
-    retry-on conn-failure empty-response 503
+    # A node that dies, drains or hangs in the middle of a handshake costs its browsers nothing: another one answers.
+    # Only for what may be repeated; other calls that a hanging node has taken get 504. Polls may take longer.
+    http-request set-timeout server 10s unless {{ path_beg /socket.io/ }} {{ url_param(sid) -m found }}
+    retry-on conn-failure empty-response response-timeout 503
     http-request disable-l7-retry unless METH_GET
     cookie votemill-node insert indirect nocache dynamic httponly
     option httpchk GET /api/health/ready
