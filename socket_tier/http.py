@@ -1,6 +1,5 @@
 """What holds for every HTTP request: who asks, from which page, and in which form errors are answered."""
 
-import ipaddress
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -13,6 +12,7 @@ from uuid_utils.compat import uuid7
 from models.runtime.logs import correlation_id
 from models.runtime.settings import Settings
 from models.runtime.tokens import InvalidToken, Tokens
+from socket_tier.addresses import TrustedProxies
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import ComeBackLater, Refused, unexpected
 from socket_tier.turnstile import Turnstile
@@ -55,7 +55,7 @@ class Edge:
     def __init__(self, settings: Settings, tokens: Tokens, metrics: NodeMetrics) -> None:
         security = settings.security
         self._origins = frozenset((*security.origins, *security.extra_origins))
-        self._trusted = frozenset(security.trusted_proxies)
+        self._proxies = TrustedProxies(security.trusted_proxies)
         self._secure = security.secure_cookies
         self._cookie_age_s = security.token_max_age_s
         self._tokens = tokens
@@ -69,7 +69,8 @@ class Edge:
             correlation = uuid4().hex
             correlation_id.set(correlation)
             request["correlation_id"] = correlation
-            request["address"] = self.client_address(request)
+            forwarded = request.headers.getall("X-Forwarded-For", ())
+            request["address"] = self._proxies.client_address(request.remote, forwarded)
             request["browser_id"], request["new_browser"] = self._browser(request)
             if request.path == SOCKET_IO_PATH:
                 if "sid" not in request.query:
@@ -106,19 +107,6 @@ class Edge:
             )
             # aiohttp has written the response's cookies into its headers before it calls this.
             headers.add("Set-Cookie", response.cookies[BROWSER_COOKIE].OutputString())
-
-    def client_address(self, request: web.Request) -> str:
-        """The client's address: X-Forwarded-For counts only as far as trusted proxies have written it."""
-        address = request.remote or ""
-        if address in self._trusted:
-            for hop in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
-                hop = hop.strip()
-                if not _is_address(hop):
-                    break
-                address = hop
-                if hop not in self._trusted:
-                    break
-        return address
 
     async def _answer(self, request: web.Request, handler: Handler, correlation: str) -> web.StreamResponse:
         origin = request.headers.get("Origin")
@@ -189,11 +177,3 @@ async def json_body(request: web.Request) -> Any:
 def bearer_token(request: web.Request) -> str | None:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

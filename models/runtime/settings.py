@@ -5,6 +5,7 @@ Environments (development, test, staging, production) are chosen by ``VOTEMILL_E
 reported together, with the key and what is expected. What each key means stands beside it in settings.toml.
 """
 
+import ipaddress
 import os
 import sys
 from pathlib import Path
@@ -239,6 +240,11 @@ def contradictions(settings: Settings) -> list[str]:
     problems = []
     if not settings.security.origins and not settings.security.extra_origins:
         problems.append("security.origins: an empty list would switch origin checks off; name the allowed origins")
+    for network in settings.security.trusted_proxies:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            problems.append(f"security.trusted_proxies: {error}")
     if settings.worker.outage_hold_s < settings.database.call_deadline_s:
         problems.append("worker.outage_hold_s: must be at least database.call_deadline_s")
     if settings.poll.options_min > settings.poll.options_max:
