@@ -39,6 +39,7 @@ from socket_tier.results import Ticker
 from socket_tier.rooms import Rooms
 from socket_tier.server import SocketServer
 from socket_tier.sessions import Sessions
+from socket_tier.shared_limits import SharedLimits
 from socket_tier.shedding import Shedding
 from socket_tier.socket_rooms import SocketRooms
 from socket_tier.state_changes import StateChanges
@@ -87,11 +88,12 @@ class Node:
 
         # Redis
         self.redis = RedisPipeline(settings.redis, self.metrics)
+        self.shared_limits = SharedLimits(settings.redis, self.limits, self.metrics)
         self.cache = Cache(self.redis, settings.redis.room_ttl_s)
         self.admin = Admin(settings.security.admin_token, self.cache, LogLevels(settings.log.level), self.audit)
         self.fanout = Fanout(settings.redis, self.redis, self.metrics, route=self._route, on_hearing=self._on_hearing)
         self.ticker = Ticker(self._tick_s, self._deliver_results, self.metrics)
-        self.rooms = Rooms(self.cache, self.commands, self.node_id, settings.room, self.metrics)
+        self.rooms = Rooms(self.cache, self.commands, self.node_id, settings.room, self.limits, self.metrics)
         self.choices = Choices(self.cache, self.commands, self.node_id)
         self.presence = Presence(
             self.cache, self.commands, self.fanout, self.rooms, self.tasks, self.node_id, settings.room
@@ -167,7 +169,7 @@ class Node:
         self.app = self._web()
 
     def _web(self) -> web.Application:
-        edge = Edge(self.settings, self.tokens, self.metrics)
+        edge = Edge(self.settings, self.tokens, self.limits, self.audit, self.metrics)
         app = web.Application(middlewares=[edge.middleware], client_max_size=self.settings.node.max_body_bytes)
         app.on_response_prepare.append(edge.prepare)
         self.server.attach(app, socketio_path=SOCKET_IO_PATH.strip("/"))
@@ -220,7 +222,10 @@ class Node:
         await running
 
     async def _run_redis(self, _app: web.Application) -> AsyncIterator[None]:
+        running = keep_running(self.shared_limits.run(), "shared-limits")
         yield
+        await _stop([running])
+        await self.shared_limits.close()
         await self.redis.close()
 
     async def _run_fanout(self, _app: web.Application) -> AsyncIterator[None]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,8 +14,10 @@ from models.runtime.logs import correlation_id
 from models.runtime.settings import Settings
 from models.runtime.tokens import InvalidToken, Tokens
 from socket_tier.addresses import TrustedProxies
+from socket_tier.audit import Audit
+from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
-from socket_tier.refusals import ComeBackLater, Refused, unexpected
+from socket_tier.refusals import ComeBackLater, RateLimited, Refused, unexpected
 from socket_tier.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
@@ -22,6 +25,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 SOCKET_IO_PATH = "/socket.io/"
+_LIMITED, _HEALTH = "/api/", "/api/health"  # a balancer must always hear how a node is
 BROWSER_COOKIE = "votemill"
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; "
@@ -42,23 +46,29 @@ def json_response(body: dict[str, Any], status: int = 200, headers: dict[str, st
 
 
 def refusal_response(refusal: Refused, correlation: str, more_headers: dict[str, str] | None = None) -> web.Response:
-    """429 and 503 carry Retry-After, in whole seconds."""
+    """429 and 503 carry Retry-After, in whole seconds; 429 also the limit (draft-ietf-httpapi-ratelimit-headers-10)."""
     headers = dict(more_headers or {})
     if isinstance(refusal, ComeBackLater):
-        headers["Retry-After"] = str(max(1, round(refusal.retry_after_s)))
+        retry_after_s = max(1, math.ceil(refusal.retry_after_s))
+        headers["Retry-After"] = str(retry_after_s)
+        if isinstance(refusal, RateLimited):
+            headers["RateLimit-Policy"] = f'"{refusal.limit}";q={refusal.most};w={refusal.window_s}'
+            headers["RateLimit"] = f'"{refusal.limit}";r=0;t={retry_after_s}'
     return json_response(refusal.body(correlation), refusal.status, headers)
 
 
 class Edge:
     """The middleware around every request."""
 
-    def __init__(self, settings: Settings, tokens: Tokens, metrics: NodeMetrics) -> None:
+    def __init__(self, settings: Settings, tokens: Tokens, limits: Limits, audit: Audit, metrics: NodeMetrics) -> None:
         security = settings.security
         self._origins = frozenset((*security.origins, *security.extra_origins))
         self._proxies = TrustedProxies(security.trusted_proxies)
         self._secure = security.secure_cookies
         self._cookie_age_s = security.token_max_age_s
         self._tokens = tokens
+        self._limits = limits
+        self._audit = audit
         self._metrics = metrics
         self._handshakes = Turnstile(_HANDSHAKES_PER_TURN)
 
@@ -74,6 +84,10 @@ class Edge:
             request["browser_id"], request["new_browser"] = self._browser(request)
             if request.path == SOCKET_IO_PATH:
                 if "sid" not in request.query:
+                    try:
+                        self._limits.connect(request["address"])
+                    except RateLimited as refusal:
+                        return self._over_limit(request, refusal, correlation)
                     await self._handshakes.enter()
                 return await handler(request)
             return await self._answer(request, handler, correlation)
@@ -115,7 +129,11 @@ class Edge:
                 raise Refused("Origin not allowed", "origin_not_allowed", status=403)
             if request.method == "OPTIONS":
                 return web.Response(status=204)
+            if request.path.startswith(_LIMITED) and not request.path.startswith(_HEALTH):
+                self._limits.request(request["address"])
             return await handler(request)
+        except RateLimited as refusal:
+            return self._over_limit(request, refusal, correlation)
         except Refused as refusal:
             return refusal_response(refusal, correlation)
         except web.HTTPException as error:
@@ -126,6 +144,10 @@ class Edge:
             self._metrics.count("requests.failed")
             log.exception("request_failed", extra={"path": request.path, "method": request.method})
             return refusal_response(unexpected(), correlation)
+
+    def _over_limit(self, request: web.Request, refusal: RateLimited, correlation: str) -> web.Response:
+        self._audit.note("rate_limited", outcome="refused", action=refusal.limit, address=request["address"])
+        return refusal_response(refusal, correlation)
 
     def _browser(self, request: web.Request) -> tuple[UUID, bool]:
         """The browser that the cookie names; a new one without a valid cookie."""
@@ -155,6 +177,7 @@ class Edge:
             return
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Allow-Credentials"] = "true"
+        response.headers["Access-Control-Expose-Headers"] = "Retry-After, RateLimit, RateLimit-Policy"
         if request.method == "OPTIONS":
             response.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, OPTIONS"
             response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization"

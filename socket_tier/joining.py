@@ -87,6 +87,7 @@ class Joining:
         reconnected = identity is not None
         if identity is None:
             self._shedding.newcomer()
+            self._limits.new_participant(room.code)
             try:
                 identity = await self._register(session, room, request.nickname, key)
             except NicknameTaken:

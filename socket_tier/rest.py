@@ -103,8 +103,8 @@ class Rest:
 
     async def read_poll(self, request: web.Request) -> web.Response:
         """:raises Refused:"""
-        self._limits.request(request["address"])
         code = payloads.room_code(request.match_info["code"])
+        self._limits.read_room(code)
         stale = self._workers.database_away()
         try:
             cached = await self._cache.room(code)
@@ -122,7 +122,6 @@ class Rest:
 
     async def change_state(self, request: web.Request) -> web.Response:
         """:raises Refused:"""
-        self._limits.request(request["address"])
         body = await json_body(request)
         wanted = body if isinstance(body, dict) else {}
         change = payloads.change_poll_state({**wanted, "roomCode": payloads.room_code(request.match_info["code"])})
@@ -134,7 +133,6 @@ class Rest:
 
         :raises Refused:
         """
-        self._limits.request(request["address"])
         room = await self._rooms.find(payloads.room_code(request.match_info["code"]))
         if not self._hosts(bearer_token(request), room):
             raise only_host()

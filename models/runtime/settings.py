@@ -134,16 +134,26 @@ class SecuritySettings(Section):
     admin_token: str
 
 
+class BudgetSettings(Section):
+    """``burst`` at once, and then ``per_s`` a second."""
+
+    burst: Count
+    per_s: Annotated[float, Meta(gt=0)]
+
+
 class LimitSettings(Section):
     unlimited: bool
-    votes_per_session_per_s: Annotated[float, Meta(gt=0)]
-    votes_per_session_burst: Count
-    joins_per_address_per_s: Annotated[float, Meta(gt=0)]
-    joins_per_address_burst: Count
-    polls_per_address_per_s: Annotated[float, Meta(gt=0)]
-    polls_per_address_burst: Count
-    requests_per_address_per_s: Annotated[float, Meta(gt=0)]
-    requests_per_address_burst: Count
+    votes_per_session: Annotated[int, Meta(ge=1, le=1000)]
+    votes_per_session_window_s: Seconds
+    events_per_session: BudgetSettings
+    connections_per_address: BudgetSettings
+    joins_per_address: BudgetSettings
+    votes_per_address: BudgetSettings
+    polls_per_address: BudgetSettings
+    requests_per_address: BudgetSettings
+    joins_per_room: BudgetSettings
+    votes_per_room: BudgetSettings
+    requests_per_room: BudgetSettings
 
 
 class ShedSettings(Section):
@@ -284,7 +294,7 @@ def _section(name: str, kind: type[Section], raw: Any, problems: list[str]) -> S
 def _plain(value: Any) -> Any:
     """Dynaconf's boxes as plain Python values."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {str(key).lower(): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
