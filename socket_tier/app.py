@@ -83,7 +83,7 @@ class Node:
             max_wait_s=settings.batch.max_wait_s,
             capacity=settings.batch.capacity_votes,
         )
-        self.audit = Audit(self.commands)
+        self.audit = Audit(self.commands, settings.audit, self.metrics)
         self.shedding = Shedding(settings.shed, self.buffer.share_held, self.metrics)
 
         # Redis
@@ -120,6 +120,7 @@ class Node:
             choices=self.choices,
             registrations=self.registrations,
             tokens=self.tokens,
+            audit=self.audit,
             limits=self.limits,
             shedding=self.shedding,
             sockets=self.sockets,
@@ -146,6 +147,7 @@ class Node:
             audit=self.audit,
             metrics=self.metrics,
         )
+        self.server.on_malformed = self._malformed
         if isinstance(self.server.eio, DirectEngine):
             self.server.eio.lane = VoteLane(self.buffer, self.choices, self.shedding)
             self.server.eio.on_owed = self._pay_results
@@ -190,6 +192,7 @@ class Node:
             hosting=self.hosting,
             workers=self.workers,
             tokens=self.tokens,
+            audit=self.audit,
             limits=self.limits,
             shedding=self.shedding,
         )
@@ -322,6 +325,11 @@ class Node:
             self.presence.heard_count(code, payload["count"])
         return False
 
+    def _malformed(self, sid: str, code: str) -> None:
+        session = self.sessions.get(sid)
+        address = session.address if session is not None else ""
+        self.audit.note("invalid_input", outcome="refused", action=code, address=address)
+
     def _tick_s(self, room_code: str) -> float:
         """Longer for very large rooms: a broadcast costs as much as the room has members here."""
         room = self.rooms.known(room_code)
@@ -348,6 +356,8 @@ class Node:
         if self.readiness.reason == "starting":
             self.readiness.reason = None
         log.info("node_ready", extra={"node_id": str(self.node_id)})
+        # Keys are rotated by a restart with others: what changed, and when, is seen here.
+        self.audit.note("signing_keys_in_use", outcome="ok", action=self.settings.node.name, keys=self.tokens.key_ids)
 
     async def _beat(self) -> None:
         while True:

@@ -19,7 +19,7 @@ from socket_tier.hosting import Controller, Hosting
 from socket_tier.joining import Joining
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
-from socket_tier.refusals import CacheUnavailable, Invalid, RateLimited, Refused, unexpected
+from socket_tier.refusals import CacheUnavailable, Invalid, Refused, unexpected
 from socket_tier.rooms import Rooms
 from socket_tier.server import SocketServer
 from socket_tier.sessions import Session, Sessions
@@ -128,8 +128,8 @@ class Events:
                     self._gone(session)  # it left while this was under way, and was put into rooms after that
                 return ack
             except Refused as refusal:
-                if isinstance(refusal, RateLimited) and session is not None:
-                    self._audit.note("rate_limited", outcome="refused", action=refusal.limit, address=session.address)
+                if session is not None:
+                    self._audit.refusal(refusal, session.address)
                 return refusal.body(correlation)
             except Exception:
                 self._metrics.count("events.failed")

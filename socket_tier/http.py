@@ -32,6 +32,7 @@ _PAGE_POLICY = (
     "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 _HANDSHAKES_PER_TURN = 10
+_PATH = 100  # characters of a path that are worth keeping
 _STATUS_TEXT = {
     400: ("Bad request", "bad_request"),
     403: ("Not allowed", "forbidden"),
@@ -87,7 +88,8 @@ class Edge:
                     try:
                         self._limits.connect(request["address"])
                     except RateLimited as refusal:
-                        return self._over_limit(request, refusal, correlation)
+                        return self._refused(request, refusal, correlation)
+                    self._foreign(request)
                     await self._handshakes.enter()
                 return await handler(request)
             return await self._answer(request, handler, correlation)
@@ -123,31 +125,38 @@ class Edge:
             headers.add("Set-Cookie", response.cookies[BROWSER_COOKIE].OutputString())
 
     async def _answer(self, request: web.Request, handler: Handler, correlation: str) -> web.StreamResponse:
-        origin = request.headers.get("Origin")
         try:
-            if origin is not None and not self._allowed(origin):
+            if self._foreign(request):
                 raise Refused("Origin not allowed", "origin_not_allowed", status=403)
             if request.method == "OPTIONS":
                 return web.Response(status=204)
             if request.path.startswith(_LIMITED) and not request.path.startswith(_HEALTH):
                 self._limits.request(request["address"])
             return await handler(request)
-        except RateLimited as refusal:
-            return self._over_limit(request, refusal, correlation)
         except Refused as refusal:
-            return refusal_response(refusal, correlation)
+            return self._refused(request, refusal, correlation)
         except web.HTTPException as error:
             text, code = _STATUS_TEXT.get(error.status, (error.reason, "http_error"))
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-            return refusal_response(Refused(text, code, status=error.status), correlation, allow)
+            return self._refused(request, Refused(text, code, status=error.status), correlation, allow)
         except Exception:
             self._metrics.count("requests.failed")
             log.exception("request_failed", extra={"path": request.path, "method": request.method})
             return refusal_response(unexpected(), correlation)
 
-    def _over_limit(self, request: web.Request, refusal: RateLimited, correlation: str) -> web.Response:
-        self._audit.note("rate_limited", outcome="refused", action=refusal.limit, address=request["address"])
-        return refusal_response(refusal, correlation)
+    def _refused(
+        self, request: web.Request, refusal: Refused, correlation: str, headers: dict[str, str] | None = None
+    ) -> web.Response:
+        self._audit.refusal(refusal, request["address"])
+        return refusal_response(refusal, correlation, headers)
+
+    def _foreign(self, request: web.Request) -> bool:
+        """Whether a page asks that may not use this service. Engine.IO refuses it by itself."""
+        origin = request.headers.get("Origin")
+        if origin is None or self._allowed(origin):
+            return False
+        self._audit.note("origin_refused", outcome="refused", action=request.path[:_PATH], address=request["address"])
+        return True
 
     def _browser(self, request: web.Request) -> tuple[UUID, bool]:
         """The browser that the cookie names; a new one without a valid cookie."""
@@ -156,7 +165,7 @@ class Edge:
             try:
                 return self._tokens.read_browser(cookie), False
             except InvalidToken:
-                log.info("browser_cookie_invalid", extra={"address": request["address"]})
+                self._audit.note("invalid_cookie", outcome="refused", address=request["address"])
         return uuid7(), True
 
     def _wants_cookie(self, request: web.Request, response: web.StreamResponse) -> bool:

@@ -22,6 +22,7 @@ COUNTERS = {
     "requests.failed": "HTTP requests that ended in an unexpected error",
     "shed.newcomers": "joins and new polls refused because this node is overloaded",
     "shed.votes": "votes refused because this node's event loop is far behind",
+    "audit.not_stored": "audit entries that the broker didn't take; the log has them",
     "limits.refused": "requests over a rate limit",
     "limits.not_shared": "rounds without the shared counters in Redis: each node limits by itself",
     "rooms.restored": "rooms read back from Postgres by the workers: a cold or emptied cache",

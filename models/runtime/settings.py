@@ -156,6 +156,14 @@ class LimitSettings(Section):
     requests_per_room: BudgetSettings
 
 
+class AuditSettings(Section):
+    address_key: Annotated[str, Meta(min_length=32)]
+    entries_burst: Count
+    entries_per_s: Annotated[float, Meta(gt=0)]
+    coalesce_s: Seconds
+    retention_days: Count
+
+
 class ShedSettings(Section):
     newcomers_lag_s: Seconds
     newcomers_buffer_share: Annotated[float, Meta(gt=0, le=1)]
@@ -188,6 +196,7 @@ class Settings(msgspec.Struct, frozen=True):
     worker: WorkerSettings
     security: SecuritySettings
     limits: LimitSettings
+    audit: AuditSettings
     shed: ShedSettings
     log: LogSettings
     metrics: MetricSettings
@@ -266,6 +275,8 @@ def contradictions(settings: Settings) -> list[str]:
             problems.append("security.origins: '*' is refused in production")
         if any(key.startswith("development-") for key in settings.security.signing_keys):
             problems.append("security.signing_keys: the development default is refused in production")
+        if settings.audit.address_key.startswith("development-"):
+            problems.append("audit.address_key: the development default is refused in production")
         if not settings.security.secure_cookies:
             problems.append("security.secure_cookies: must be true in production")
     return problems

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import aiohttp
 import pytest
 import redis.asyncio
 
-from tests.security.conftest import GuardedNode
+from tests.security.conftest import Audited, GuardedNode
 from tests.socket_tier.conftest import NewBrowser
 from tests.socket_tier.raw_socket import raw_socket
 from tests.socket_tier.rest import Answer, Rest
@@ -41,7 +40,7 @@ async def test_a_spammer_is_refused_from_the_eleventh_vote_and_its_neighbours_ar
     guarded_nodes: list[GuardedNode],
     address: str,
     way: str,
-    audited: Callable[..., Any],
+    audited: Audited,
 ) -> None:
     # Given two voters behind one address
     node = guarded_nodes[0]
@@ -69,7 +68,7 @@ async def test_an_address_that_creates_polls_without_end_gets_429_and_when_to_co
     guarded_nodes: list[GuardedNode],
     address: str,
     new_address: Callable[[], str],
-    audited: Callable[..., Any],
+    audited: Audited,
 ) -> None:
     node = guarded_nodes[0]
     answers = await asyncio.gather(*(create(rest, node, address) for _ in range(24)))
@@ -142,7 +141,7 @@ async def test_reading_one_room_is_limited_whoever_reads_it(
 
 @pytest.mark.proves("FR-009", "FR-012")
 async def test_new_connections_of_an_address_are_limited_before_they_cost_a_session(
-    strict_node: GuardedNode, address: str, new_address: Callable[[], str], audited: Callable[..., Any]
+    strict_node: GuardedNode, address: str, new_address: Callable[[], str], audited: Audited
 ) -> None:
     handshake = f"{strict_node.url}/socket.io/?EIO=4&transport=polling"
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
@@ -206,9 +205,7 @@ async def test_votes_of_a_room_and_of_an_address_are_limited_over_all_their_sess
 
 
 @pytest.mark.proves("FR-009", "FR-012")
-async def test_a_session_that_floods_with_events_is_refused(
-    strict_node: GuardedNode, audited: Callable[..., Any]
-) -> None:
+async def test_a_session_that_floods_with_events_is_refused(strict_node: GuardedNode, audited: Audited) -> None:
     async with raw_socket(strict_node.url) as socket:
         codes = [(await socket.refusal("submit-vote", "null"))["code"] for _ in range(35)]
     assert codes == ["invalid_payload"] * 30 + ["rate_limited"] * 5

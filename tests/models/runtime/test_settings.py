@@ -92,7 +92,13 @@ def test_production_refuses_what_is_for_development(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("VOTEMILL_SECURITY__SECURE_COOKIES", "false")
     monkeypatch.setenv("VOTEMILL_SECURITY__ORIGINS", '@json ["*"]')
     report = "\n".join(problems())
-    for key in ("limits.unlimited", "security.secure_cookies", "security.origins", "security.signing_keys"):
+    for key in (
+        "limits.unlimited",
+        "security.secure_cookies",
+        "security.origins",
+        "security.signing_keys",
+        "audit.address_key",
+    ):
         assert key in report, report
 
 
