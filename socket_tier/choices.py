@@ -14,8 +14,8 @@ from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
 
-# The more there is to write the longer it is collected, and of who keeps voting the last choice alone is written. What a
-# node that is killed has not written yet, a resume shows only after the next vote.
+# The more there is to write the longer it is collected, and of who keeps voting the last choice alone is written. What
+# a node that is killed has not written yet, a resume shows only after the next vote.
 _WRITE_EVERY_S = 0.02
 _WRITE_EVERY_MOST_S = 0.2
 _PER_CHOICE_S = 0.0004

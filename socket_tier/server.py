@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -48,6 +49,7 @@ class SocketServer(socketio.AsyncServer):
     """Answers every event that asks for an ack with exactly one object, also those that can't be decoded."""
 
     def __init__(self, settings: Settings, fanout: Fanout, metrics: NodeMetrics) -> None:
+        self.on_malformed: Callable[[str, str], None] = lambda sid, code: None
         self._max_event_bytes = settings.node.max_event_bytes
         self._direct = settings.node.transport == "direct"
         # socket.io-client sends all that it has buffered in one payload; engine.io's own limit is 16.
@@ -127,6 +129,7 @@ class SocketServer(socketio.AsyncServer):
         await super()._handle_event(eio_sid, namespace, id, data)
 
     async def _refuse(self, eio_sid: str, data: str, error: str, code: str) -> None:
+        self.on_malformed(self.manager.sid_from_eio_sid(eio_sid, "/") or "", code)
         head = _EVENT_HEAD.match(data[:200])
         if head is None or head["ack"] is None or self.manager.sid_from_eio_sid(eio_sid, "/") is None:
             return
