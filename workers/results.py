@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _CAPACITY_POLLS = 100_000
 _ROUND_POLLS = 500  # per query and pipeline
 # Many rooms that change all the time are published less often: their totals must not take the time of their votes.
-_PER_POLL_S = 0.006
+_PER_POLL_S = 0.01
 _TICK_MOST_S = 1.0
 _PAUSE_S = 0.1  # after a failure; doubled up to _PAUSE_MAX_S, jittered
 _PAUSE_MAX_S = 0.5

@@ -20,7 +20,7 @@ class Assumptions:
     connections_per_node: int = 15_000  # of 20 000 file descriptors, the rest being room for those of a lost node
     node_memory_gb: float = 2.0
     tick_s: float = 0.2
-    results_per_s: int = 5_000
+    results_per_s: int = 4_000
     settle_s: float = 3.0  # totals may be complete this long after the burst: the queue holds what is above the workers
     database_cores: int = 32  # of the one primary
     poll_votes_per_s: float = 80_000.0  # under one poll's row lock; measured for the design

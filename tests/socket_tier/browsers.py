@@ -30,7 +30,7 @@ KINDS = (*JS_KINDS, "python")
 both_transports = pytest.mark.parametrize("transport", ["direct", "stock"])
 every_client = pytest.mark.parametrize(
     ("kind", "transport"),
-    [*((kind, "direct") for kind in KINDS), ("js-polling-first", "stock"), ("python", "stock")],
+    [*((kind, "direct") for kind in KINDS), ("js-polling-first", "stock")],
 )
 _INTERNALS = re.compile(r"Traceback|\.py(?![\w-])|psycopg|SELECT |INSERT |socket_tier|site-packages")
 
