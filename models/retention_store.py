@@ -24,6 +24,10 @@ DELETE FROM nodes WHERE last_seen_at_us < %(before_us)s;
 DELETE FROM rejected_votes r WHERE rejected_at < %(before)s AND NOT EXISTS (SELECT FROM polls p WHERE p.id = r.poll_id)
 """
 
+FORGET_AUDIT = """
+DELETE FROM audit_log WHERE id IN (SELECT id FROM audit_log WHERE at < %s LIMIT %s)
+"""
+
 
 def delete_expired(db: Database, now_us: int, limit: int = 5) -> int:
     """Delete up to ``limit`` polls whose time is over, in one transaction. Returns how many; 0 when none is left."""
@@ -42,3 +46,9 @@ def forget_batches(db: Database, before_us: int) -> None:
     """
     with db.transaction():
         db.execute(FORGET, {"before": at(before_us), "before_us": before_us})
+
+
+def forget_audit(db: Database, before_us: int, limit: int = 10_000) -> int:
+    """Delete up to ``limit`` audit entries from before that time. Returns how many; 0 when none is left."""
+    with db.transaction():
+        return int(db.execute(FORGET_AUDIT, (at(before_us), limit)).rowcount)

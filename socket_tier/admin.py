@@ -36,6 +36,7 @@ class Admin:
     async def read_log_level(self, request: web.Request) -> web.Response:
         """:raises Refused:"""
         self._check(request)
+        self._audit.note("log_level_read", outcome="ok", address=request["address"])
         return json_response({"success": True, "levels": self._levels.current()})
 
     async def set_log_level(self, request: web.Request) -> web.Response:

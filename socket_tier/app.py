@@ -39,6 +39,7 @@ from socket_tier.results import Ticker
 from socket_tier.rooms import Rooms
 from socket_tier.server import SocketServer
 from socket_tier.sessions import Sessions
+from socket_tier.shared_limits import SharedLimits
 from socket_tier.shedding import Shedding
 from socket_tier.socket_rooms import SocketRooms
 from socket_tier.state_changes import StateChanges
@@ -83,11 +84,12 @@ class Node:
             max_wait_s=settings.batch.max_wait_s,
             capacity=settings.batch.capacity_votes,
         )
-        self.audit = Audit(self.commands)
+        self.audit = Audit(self.commands, settings.audit, self.metrics)
         self.shedding = Shedding(settings.shed, self.buffer.share_held, self.metrics)
 
         # Redis
         self.redis = RedisPipeline(settings.redis, self.metrics)
+        self.shared_limits = SharedLimits(settings.redis, self.limits, self.metrics)
         self.cache = Cache(self.redis, settings.redis.room_ttl_s)
         self.admin = Admin(settings.security.admin_token, self.cache, LogLevels(settings.log.level), self.audit)
         self.fanout = Fanout(settings.redis, self.redis, self.metrics, route=self._route, on_hearing=self._on_hearing)
@@ -96,9 +98,10 @@ class Node:
             self._deliver_results,
             self.metrics,
             tick_s=settings.room.tick_s,
-            frame_s=settings.room.tick_per_member_s,
+            member_s=settings.room.tick_per_member_s,
+            frames_per_s=settings.room.results_per_s,
         )
-        self.rooms = Rooms(self.cache, self.commands, self.node_id, settings.room, self.metrics)
+        self.rooms = Rooms(self.cache, self.commands, self.node_id, settings.room, self.limits, self.metrics)
         self.choices = Choices(self.cache, self.commands, self.node_id)
         self.presence = Presence(
             self.cache, self.commands, self.fanout, self.rooms, self.tasks, self.node_id, settings.room
@@ -125,6 +128,7 @@ class Node:
             choices=self.choices,
             registrations=self.registrations,
             tokens=self.tokens,
+            audit=self.audit,
             limits=self.limits,
             shedding=self.shedding,
             sockets=self.sockets,
@@ -151,6 +155,7 @@ class Node:
             audit=self.audit,
             metrics=self.metrics,
         )
+        self.server.on_malformed = self._malformed
         if isinstance(self.server.eio, DirectEngine):
             self.server.eio.lane = VoteLane(self.buffer, self.choices, self.shedding)
             self.server.eio.on_owed = self._pay_results
@@ -174,7 +179,7 @@ class Node:
         self.app = self._web()
 
     def _web(self) -> web.Application:
-        edge = Edge(self.settings, self.tokens, self.metrics)
+        edge = Edge(self.settings, self.tokens, self.limits, self.audit, self.metrics)
         app = web.Application(middlewares=[edge.middleware], client_max_size=self.settings.node.max_body_bytes)
         app.on_response_prepare.append(edge.prepare)
         self.server.attach(app, socketio_path=SOCKET_IO_PATH.strip("/"))
@@ -195,6 +200,7 @@ class Node:
             hosting=self.hosting,
             workers=self.workers,
             tokens=self.tokens,
+            audit=self.audit,
             limits=self.limits,
             shedding=self.shedding,
         )
@@ -227,7 +233,10 @@ class Node:
         await running
 
     async def _run_redis(self, _app: web.Application) -> AsyncIterator[None]:
+        running = keep_running(self.shared_limits.run(), "shared-limits")
         yield
+        await _stop([running])
+        await self.shared_limits.close()
         await self.redis.close()
 
     async def _run_fanout(self, _app: web.Application) -> AsyncIterator[None]:
@@ -323,6 +332,11 @@ class Node:
             self.presence.heard_count(code, payload["count"])
         return False
 
+    def _malformed(self, sid: str, code: str) -> None:
+        session = self.sessions.get(sid)
+        address = session.address if session is not None else ""
+        self.audit.note("invalid_input", outcome="refused", action=code, address=address)
+
     def _members_here(self, room_code: str) -> int:
         room = self.rooms.known(room_code)
         return len(room.sids) if room is not None else 0
@@ -349,6 +363,8 @@ class Node:
         if self.readiness.reason == "starting":
             self.readiness.reason = None
         log.info("node_ready", extra={"node_id": str(self.node_id)})
+        # Keys are rotated by a restart with others: what changed, and when, is seen here.
+        self.audit.note("signing_keys_in_use", outcome="ok", action=self.settings.node.name, keys=self.tokens.key_ids)
 
     async def _beat(self) -> None:
         while True:

@@ -2,57 +2,137 @@
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import msgspec
+
+from models.runtime.hashed_addresses import hashed_address
 from models.runtime.logs import correlation_id
+from models.runtime.settings import AuditSettings, BudgetSettings
 from models.wire.commands import AuditEntry, RecordAudit
 from socket_tier.commands import Commands
-from socket_tier.refusals import Refused
+from socket_tier.limits import Bucket
+from socket_tier.metrics import NodeMetrics
+from socket_tier.refusals import RateLimited, Refused
 from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger("votemill.security")
 
 _KEPT = 2_000
-_REPEAT_S = 1.0
-_ADDRESSES_KEPT = 10_000
 _PER_MESSAGE = 200
+_MALFORMED = frozenset({400, 413, 415})
+
+_What = tuple[str, str, str, str]
+
+
+@dataclass(slots=True)
+class _Repeated:
+    """The first of events that are alike, and how many have come since it was written."""
+
+    first: AuditEntry
+    noted_at: float
+    more: int = 0
 
 
 class Audit:
-    """Collects entries; ``send`` is called about once a second. Beyond ``_KEPT`` waiting the oldest are dropped."""
+    """Collects entries; ``send`` is called about once a second.
 
-    def __init__(self, commands: Commands) -> None:
+    Of what is refused, the first of events that are alike (event, action, address, room) is written at once; the others
+    are counted, and written as one every ``coalesce_s`` seconds. All of it has a budget, so that an attack fills no
+    disk: beyond it there is one entry for all of ``coalesce_s``, with how many there were of each event. What was done
+    has a budget of its own, so that no attack hides the deeds of hosts and administrators. Beyond ``_KEPT`` entries
+    waiting for the broker the oldest are dropped from the table, not from the log.
+    """
+
+    def __init__(
+        self,
+        commands: Commands,
+        settings: AuditSettings,
+        metrics: NodeMetrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._commands = commands
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        budget = BudgetSettings(burst=settings.entries_burst, per_s=settings.entries_per_s)
+        self._budgets = {"ok": Bucket(budget), "refused": Bucket(budget)}
         self._waiting: deque[AuditEntry] = deque(maxlen=_KEPT)
-        self._noted: dict[tuple[str, str, str], float] = {}
+        self._repeated: dict[_What, _Repeated] = {}
+        self._over_budget: Counter[str] = Counter()
+        self._summed_up_at = clock()
+
+    def hashed(self, address: str) -> str:
+        """An address as it may be kept."""
+        return hashed_address(self._settings.address_key, address)
 
     def note(
-        self, event: str, *, outcome: str, action: str = "", room_code: str = "", actor: str = "", address: str = ""
+        self,
+        event: str,
+        *,
+        outcome: str,
+        action: str = "",
+        room_code: str = "",
+        actor: str = "",
+        address: str = "",
+        **details: str,
     ) -> None:
-        """Record that something was tried. ``actor`` is an id, never a name."""
-        if not self._is_news((event, address, room_code)):
+        """Record that something was done (``ok``) or tried (``refused``). ``actor`` is an id, never a name."""
+        what = (event, action, address, room_code)
+        alike = self._repeated.get(what)
+        if alike is not None:
+            alike.more += 1
             return
-        fields = {"outcome": outcome, "action": action, "room_code": room_code, "actor": actor, "address": address}
-        log.warning(event, extra=fields)
-        self._waiting.append(
-            AuditEntry(now_us(), event, action, outcome, room_code, actor, address, correlation_id.get())
+        now = self._clock()
+        if self._budgets[outcome].wait_s(now) > 0:
+            self._over_budget[event] += 1
+            return
+        entry = AuditEntry(
+            now_us(), event, action, outcome, room_code, actor, self.hashed(address), correlation_id.get(), details
         )
+        if outcome == "refused":
+            self._repeated[what] = _Repeated(entry, now)
+        self._write(entry)
 
-    def _is_news(self, what: tuple[str, str, str]) -> bool:
-        """Once a second per kind, address and room: an attack must not become a flood of our own."""
-        now = time.monotonic()
-        if now - self._noted.get(what, float("-inf")) < _REPEAT_S:
-            return False
-        if len(self._noted) >= _ADDRESSES_KEPT:
-            self._noted.clear()
-        self._noted[what] = now
-        return True
+    def refusal(self, refusal: Refused, address: str) -> None:
+        """Record what the edge refuses for its form or for its frequency, not what merely can't be done now."""
+        if isinstance(refusal, RateLimited):
+            self.note("rate_limited", outcome="refused", action=refusal.limit, address=address)
+        elif refusal.status in _MALFORMED:
+            self.note("invalid_input", outcome="refused", action=refusal.code, address=address)
 
     async def send(self) -> None:
+        """Sum up what is due, and hand on what waits. Called again it goes on where the broker refused."""
+        self._sum_up(self._clock())
         while self._waiting:
             some = [self._waiting.popleft() for _ in range(min(len(self._waiting), _PER_MESSAGE))]
             try:
                 await self._commands.send(RecordAudit(tuple(some)))
             except Refused:
-                log.info("audit_entries_dropped", extra={"entries": len(some)})
+                self._metrics.count("audit.not_stored", len(some))
+                log.info("audit_entries_not_stored", extra={"entries": len(some)})
                 return
+
+    def _sum_up(self, now: float) -> None:
+        due = [what for what, alike in self._repeated.items() if now - alike.noted_at >= self._settings.coalesce_s]
+        for what in due:
+            alike = self._repeated.pop(what)
+            if alike.more:
+                self._write(
+                    msgspec.structs.replace(
+                        alike.first, at_us=now_us(), details={**alike.first.details, "repeated": str(alike.more)}
+                    )
+                )
+        if self._over_budget and now - self._summed_up_at >= self._settings.coalesce_s:
+            details = {event: str(count) for event, count in self._over_budget.most_common()}
+            self._write(AuditEntry(now_us(), "audit_over_budget", "", "refused", details=details))
+            self._over_budget.clear()
+            self._summed_up_at = now
+
+    def _write(self, entry: AuditEntry) -> None:
+        fields = ("outcome", "action", "room_code", "actor", "address", "details")
+        shown = {name: value for name in fields if (value := getattr(entry, name))}
+        log.log(logging.INFO if entry.outcome == "ok" else logging.WARNING, entry.event, extra=shown)
+        self._waiting.append(entry)

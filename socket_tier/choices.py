@@ -14,7 +14,11 @@ from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
 
-_WRITE_EVERY_S = 0.2  # of a participant who keeps voting only the last choice is written
+# The more there is to write the longer it is collected, and of who keeps voting the last choice alone is written. What
+# a node that is killed has not written yet, a resume shows only after the next vote.
+_WRITE_EVERY_S = 0.02
+_WRITE_EVERY_MOST_S = 0.2
+_PER_CHOICE_S = 0.0004
 _PAUSE_AFTER_FAILURE_S = 0.5
 _PER_CALL = 500
 _KEPT = 50_000
@@ -44,11 +48,12 @@ class Choices:
     async def run(self) -> None:
         while True:
             self._hurried.clear()
+            collect_s = min(max(_WRITE_EVERY_S, len(self._unwritten) * _PER_CHOICE_S), _WRITE_EVERY_MOST_S)
             if not await self.write():
                 await asyncio.sleep(_PAUSE_AFTER_FAILURE_S)
                 continue
             try:
-                await asyncio.wait_for(self._hurried.wait(), _WRITE_EVERY_S)
+                await asyncio.wait_for(self._hurried.wait(), collect_s)
             except TimeoutError:
                 continue
 

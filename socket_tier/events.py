@@ -19,7 +19,7 @@ from socket_tier.hosting import Controller, Hosting
 from socket_tier.joining import Joining
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
-from socket_tier.refusals import CacheUnavailable, Invalid, RateLimited, Refused, unexpected
+from socket_tier.refusals import CacheUnavailable, Invalid, Refused, unexpected
 from socket_tier.rooms import Rooms
 from socket_tier.server import SocketServer
 from socket_tier.sessions import Session, Sessions
@@ -120,6 +120,7 @@ class Events:
                 session = self._sessions.get(sid)
                 if session is None:
                     raise Invalid("Not connected", "not_connected")
+                self._limits.event(session.events)
                 if len(args) != 1:
                     raise Invalid("Invalid payload: expected exactly one argument", "invalid_payload")
                 ack = {**await handle(session, args[0]), "correlationId": correlation}
@@ -127,8 +128,8 @@ class Events:
                     self._gone(session)  # it left while this was under way, and was put into rooms after that
                 return ack
             except Refused as refusal:
-                if isinstance(refusal, RateLimited) and session is not None:
-                    self._audit.note("rate_limited", outcome="refused", action=handle.__name__, address=session.address)
+                if session is not None:
+                    self._audit.refusal(refusal, session.address)
                 return refusal.body(correlation)
             except Exception:
                 self._metrics.count("events.failed")
@@ -146,7 +147,9 @@ class Events:
                 request["address"],
                 request["browser_id"],
                 request["new_browser"],
-                self._limits.vote_bucket(),
+                self._limits.session_votes(),
+                self._limits.session_events(),
+                self._limits.address_votes(request["address"]),
             )
             self._sessions.add(session)
             socket = self._server.direct_socket(sid)

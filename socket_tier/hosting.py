@@ -97,6 +97,13 @@ class Hosting:
                 address=controller.address,
             )
             raise only_host()
+        self._audit.note(
+            "state_change_asked",
+            outcome="ok",
+            action=request.new_state.value,
+            room_code=room.code,
+            address=controller.address,
+        )
         previous = room.state
         if request.new_state is previous:
             return self._ack(room, previous)
@@ -106,7 +113,7 @@ class Hosting:
             room.poll.poll_id,
             request.new_state,
             room.next_change_us(),
-            controller.address,
+            self._audit.hashed(controller.address),
             correlation_id.get(),
         )
         try:
@@ -193,7 +200,7 @@ class Hosting:
             session.browser_id is None
             or room.poll.host_browsers
             or age_us > self._security.claim_window_s * 1e6
-            or room.poll.creator_address != session.address
+            or room.poll.creator_address != self._audit.hashed(session.address)
         ):
             return False
         try:
@@ -210,6 +217,13 @@ class Hosting:
             return
         role = BrowserRole(room.poll.poll_id, room.code, host=True, joined_at_us=now_us())
         await self._commands.send(ClaimHost(room.poll.poll_id, session.browser_id, now_us()))
+        self._audit.note(
+            "host_claimed",
+            outcome="ok",
+            room_code=room.code,
+            actor=str(session.browser_id),
+            address=session.address,
+        )
         session.roles.append(role)
         try:
             await self._cache.add_browser_role(session.browser_id, role, complete=session.new_browser)

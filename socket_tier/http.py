@@ -1,8 +1,8 @@
 """What holds for every HTTP request: who asks, from which page, and in which form errors are answered."""
 
-import ipaddress
 import json
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,8 +13,11 @@ from uuid_utils.compat import uuid7
 from models.runtime.logs import correlation_id
 from models.runtime.settings import Settings
 from models.runtime.tokens import InvalidToken, Tokens
+from socket_tier.addresses import TrustedProxies
+from socket_tier.audit import Audit
+from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
-from socket_tier.refusals import ComeBackLater, Refused, unexpected
+from socket_tier.refusals import ComeBackLater, RateLimited, Refused, unexpected
 from socket_tier.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
@@ -22,12 +25,14 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 SOCKET_IO_PATH = "/socket.io/"
+_LIMITED, _HEALTH = "/api/", "/api/health"  # a balancer must always hear how a node is
 BROWSER_COOKIE = "votemill"
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; "
     "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 _HANDSHAKES_PER_TURN = 10
+_PATH = 100  # characters of a path that are worth keeping
 _STATUS_TEXT = {
     400: ("Bad request", "bad_request"),
     403: ("Not allowed", "forbidden"),
@@ -42,23 +47,29 @@ def json_response(body: dict[str, Any], status: int = 200, headers: dict[str, st
 
 
 def refusal_response(refusal: Refused, correlation: str, more_headers: dict[str, str] | None = None) -> web.Response:
-    """429 and 503 carry Retry-After, in whole seconds."""
+    """429 and 503 carry Retry-After, in whole seconds; 429 also the limit (draft-ietf-httpapi-ratelimit-headers-10)."""
     headers = dict(more_headers or {})
     if isinstance(refusal, ComeBackLater):
-        headers["Retry-After"] = str(max(1, round(refusal.retry_after_s)))
+        retry_after_s = max(1, math.ceil(refusal.retry_after_s))
+        headers["Retry-After"] = str(retry_after_s)
+        if isinstance(refusal, RateLimited):
+            headers["RateLimit-Policy"] = f'"{refusal.limit}";q={refusal.most};w={refusal.window_s}'
+            headers["RateLimit"] = f'"{refusal.limit}";r=0;t={retry_after_s}'
     return json_response(refusal.body(correlation), refusal.status, headers)
 
 
 class Edge:
     """The middleware around every request."""
 
-    def __init__(self, settings: Settings, tokens: Tokens, metrics: NodeMetrics) -> None:
+    def __init__(self, settings: Settings, tokens: Tokens, limits: Limits, audit: Audit, metrics: NodeMetrics) -> None:
         security = settings.security
         self._origins = frozenset((*security.origins, *security.extra_origins))
-        self._trusted = frozenset(security.trusted_proxies)
+        self._proxies = TrustedProxies(security.trusted_proxies)
         self._secure = security.secure_cookies
         self._cookie_age_s = security.token_max_age_s
         self._tokens = tokens
+        self._limits = limits
+        self._audit = audit
         self._metrics = metrics
         self._handshakes = Turnstile(_HANDSHAKES_PER_TURN)
 
@@ -69,10 +80,16 @@ class Edge:
             correlation = uuid4().hex
             correlation_id.set(correlation)
             request["correlation_id"] = correlation
-            request["address"] = self.client_address(request)
+            forwarded = request.headers.getall("X-Forwarded-For", ())
+            request["address"] = self._proxies.client_address(request.remote, forwarded)
             request["browser_id"], request["new_browser"] = self._browser(request)
             if request.path == SOCKET_IO_PATH:
                 if "sid" not in request.query:
+                    try:
+                        self._limits.connect(request["address"])
+                    except RateLimited as refusal:
+                        return self._refused(request, refusal, correlation)
+                    self._foreign(request)
                     await self._handshakes.enter()
                 return await handler(request)
             return await self._answer(request, handler, correlation)
@@ -107,37 +124,39 @@ class Edge:
             # aiohttp has written the response's cookies into its headers before it calls this.
             headers.add("Set-Cookie", response.cookies[BROWSER_COOKIE].OutputString())
 
-    def client_address(self, request: web.Request) -> str:
-        """The client's address: X-Forwarded-For counts only as far as trusted proxies have written it."""
-        address = request.remote or ""
-        if address in self._trusted:
-            for hop in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
-                hop = hop.strip()
-                if not _is_address(hop):
-                    break
-                address = hop
-                if hop not in self._trusted:
-                    break
-        return address
-
     async def _answer(self, request: web.Request, handler: Handler, correlation: str) -> web.StreamResponse:
-        origin = request.headers.get("Origin")
         try:
-            if origin is not None and not self._allowed(origin):
+            if self._foreign(request):
                 raise Refused("Origin not allowed", "origin_not_allowed", status=403)
             if request.method == "OPTIONS":
                 return web.Response(status=204)
+            if request.path.startswith(_LIMITED) and not request.path.startswith(_HEALTH):
+                self._limits.request(request["address"])
             return await handler(request)
         except Refused as refusal:
-            return refusal_response(refusal, correlation)
+            return self._refused(request, refusal, correlation)
         except web.HTTPException as error:
             text, code = _STATUS_TEXT.get(error.status, (error.reason, "http_error"))
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-            return refusal_response(Refused(text, code, status=error.status), correlation, allow)
+            return self._refused(request, Refused(text, code, status=error.status), correlation, allow)
         except Exception:
             self._metrics.count("requests.failed")
             log.exception("request_failed", extra={"path": request.path, "method": request.method})
             return refusal_response(unexpected(), correlation)
+
+    def _refused(
+        self, request: web.Request, refusal: Refused, correlation: str, headers: dict[str, str] | None = None
+    ) -> web.Response:
+        self._audit.refusal(refusal, request["address"])
+        return refusal_response(refusal, correlation, headers)
+
+    def _foreign(self, request: web.Request) -> bool:
+        """Whether a page asks that may not use this service. Engine.IO refuses it by itself."""
+        origin = request.headers.get("Origin")
+        if origin is None or self._allowed(origin):
+            return False
+        self._audit.note("origin_refused", outcome="refused", action=request.path[:_PATH], address=request["address"])
+        return True
 
     def _browser(self, request: web.Request) -> tuple[UUID, bool]:
         """The browser that the cookie names; a new one without a valid cookie."""
@@ -146,7 +165,7 @@ class Edge:
             try:
                 return self._tokens.read_browser(cookie), False
             except InvalidToken:
-                log.info("browser_cookie_invalid", extra={"address": request["address"]})
+                self._audit.note("invalid_cookie", outcome="refused", address=request["address"])
         return uuid7(), True
 
     def _wants_cookie(self, request: web.Request, response: web.StreamResponse) -> bool:
@@ -167,6 +186,7 @@ class Edge:
             return
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Allow-Credentials"] = "true"
+        response.headers["Access-Control-Expose-Headers"] = "Retry-After, RateLimit, RateLimit-Policy"
         if request.method == "OPTIONS":
             response.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, OPTIONS"
             response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization"
@@ -189,11 +209,3 @@ async def json_body(request: web.Request) -> Any:
 def bearer_token(request: web.Request) -> str | None:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

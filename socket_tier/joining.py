@@ -13,6 +13,7 @@ from models.wire import names
 from models.wire.commands import Registration
 from models.wire.nicknames import nickname_key
 from models.wire.polls import BrowserRole, poll_view
+from socket_tier.audit import Audit
 from socket_tier.batcher import Batcher
 from socket_tier.cache import Cache, NicknameTaken, RoomFull, RoomNotCached
 from socket_tier.choices import Choices
@@ -53,6 +54,7 @@ class Joining:
         choices: Choices,
         registrations: Batcher[Registration],
         tokens: Tokens,
+        audit: Audit,
         limits: Limits,
         shedding: Shedding,
         sockets: SocketRooms,
@@ -65,6 +67,7 @@ class Joining:
         self._choices = choices
         self._registrations = registrations
         self._tokens = tokens
+        self._audit = audit
         self._limits = limits
         self._shedding = shedding
         self._sockets = sockets
@@ -83,10 +86,13 @@ class Joining:
         await self._turnstile.enter()
         room = await self._rooms.find(request.room_code)
         key = nickname_key(request.nickname)
-        identity = self._from_token(room, request.participant_token, key) or self._from_cookie(session, room, key)
+        identity = self._from_token(session, room, request.participant_token, key) or self._from_cookie(
+            session, room, key
+        )
         reconnected = identity is not None
         if identity is None:
             self._shedding.newcomer()
+            self._limits.new_participant(room.code)
             try:
                 identity = await self._register(session, room, request.nickname, key)
             except NicknameTaken:
@@ -106,7 +112,7 @@ class Joining:
         :raises Refused: the room can't be found now; nothing has changed
         """
         room = await self._rooms.find(code)
-        identity = self._from_token(room, token, None)
+        identity = self._from_token(session, room, token, None)
         if identity is not None:
             member = await self.enter(session, room, identity.participant_id, identity.nickname)
             await self.learn_choice(room, member)
@@ -145,12 +151,15 @@ class Joining:
             member.choice = stored.option_index
         member.last_seq = max(member.last_seq, stored.seq)
 
-    def _from_token(self, room: Room, token: str | None, key: str | None) -> _Identity | None:
+    def _from_token(self, session: Session, room: Room, token: str | None, key: str | None) -> _Identity | None:
         if token is None:
             return None
         try:
             named = self._tokens.read_participant(token)
         except InvalidToken:
+            self._audit.note(
+                "invalid_participant_token", outcome="refused", room_code=room.code, address=session.address
+            )
             return None  # an old token of another installation is no reason to keep somebody out
         if named.poll_id != room.poll.poll_id or named.generation < room.poll.token_generation:
             return None

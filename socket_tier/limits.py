@@ -1,36 +1,146 @@
-"""Token buckets: how much one session or address may ask for."""
+"""Rate limits: how much one session, address or room may ask for. Decided from what this node knows, without I/O.
 
+``socket_tier.shared_limits`` refills the allowances, and makes what other nodes have granted count here.
+"""
+
+import math
 import time
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
+from heapq import nlargest
+from weakref import WeakValueDictionary
 
-from models.runtime.settings import LimitSettings
+from models.runtime.settings import BudgetSettings, LimitSettings
+from socket_tier.addresses import limited_as
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import RateLimited
 
-_ADDRESSES_KEPT = 20_000
+_MOST_AWAKE = 20_000
 
 
-@dataclass(slots=True)
-class Bucket:
-    """Holds at most ``burst`` tokens, refilled with ``per_s`` a second."""
+class SessionVotes:
+    """At most ``most`` votes of one session in any ``window_s`` seconds, exactly."""
 
-    per_s: float
-    burst: float
-    tokens: float = field(default=-1.0)
-    filled_at: float = 0.0
+    __slots__ = ("_next", "_times", "_window_s")
+
+    def __init__(self, most: int, window_s: float) -> None:
+        self._times = [-math.inf] * most  # when the last ones were cast, the oldest at ``_next``
+        self._next = 0
+        self._window_s = window_s
 
     def wait_s(self, now: float) -> float:
-        """Take one token; 0, or the seconds until there is one."""
-        if self.tokens < 0:
-            self.tokens = self.burst
-        else:
-            self.tokens = min(self.burst, self.tokens + (now - self.filled_at) * self.per_s)
-        self.filled_at = now
-        if self.tokens >= 1:
-            self.tokens -= 1
+        """Take one; 0, or the seconds until there is one."""
+        times = self._times
+        oldest = self._next
+        wait_s = times[oldest] + self._window_s - now
+        if wait_s > 0:
+            return wait_s
+        times[oldest] = now
+        oldest += 1
+        self._next = oldest if oldest < len(times) else 0
+        return 0.0
+
+
+class Bucket:
+    """Holds at most ``burst`` tokens, refilled with ``per_s`` a second when one is taken."""
+
+    __slots__ = ("_budget", "_filled_at", "_tokens")
+
+    def __init__(self, budget: BudgetSettings) -> None:
+        self._budget = budget
+        self._tokens = float(budget.burst)
+        self._filled_at = -math.inf
+
+    def wait_s(self, now: float) -> float:
+        """Take one; 0, or the seconds until there is one."""
+        budget = self._budget
+        self._tokens = min(budget.burst, self._tokens + (now - self._filled_at) * budget.per_s)
+        self._filled_at = now
+        if self._tokens >= 1:
+            self._tokens -= 1
             return 0.0
-        return (1 - self.tokens) / self.per_s
+        return (1 - self._tokens) / budget.per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One limit for addresses or rooms, under the name that refusals show."""
+
+    name: str
+    burst: int
+    per_s: float
+
+    @property
+    def window_s(self) -> int:
+        """Whole seconds that fill an empty allowance; all nodes together grant ``burst`` in any of these."""
+        return max(1, round(self.burst / self.per_s))
+
+
+class Allowance:
+    """What one address or room has left of one limit.
+
+    Whoever takes one checks ``left >= 1 or wake()`` and then lowers ``left`` by one: a vote can't afford more. An
+    allowance that is full and long unused sleeps, with nothing ``left``, and costs nothing; ``wake`` fills it. ``debt``
+    is what was granted and not yet counted over all nodes; while it can't be counted there (``overdrawn``) nothing more
+    is granted here.
+    """
+
+    __slots__ = ("__weakref__", "_awake", "_before", "_used_at", "debt", "left", "overdrawn", "policy", "subject")
+
+    def __init__(self, policy: Policy, subject: str, awake: "dict[Allowance, None]") -> None:
+        self.policy = policy
+        self.subject = subject
+        self.left = 0.0
+        self.debt = 0
+        self.overdrawn = False
+        self._awake = awake
+        self._before = 0.0  # ``left`` at the last refill
+        self._used_at = -math.inf
+
+    def wake(self) -> bool:
+        """Whether it was asleep; then it is full now."""
+        if self in self._awake:
+            return False
+        self._awake[self] = None
+        if len(self._awake) > _MOST_AWAKE:
+            next(iter(self._awake)).sleep()  # the one awake for longest
+        self.left = self._before = float(self.policy.burst)
+        self._used_at = -math.inf
+        return True
+
+    def sleep(self) -> None:
+        self._awake.pop(self, None)
+        self.left = 0.0
+        self.debt = 0
+        self.overdrawn = False
+
+    def refill(self, elapsed_s: float, now: float) -> None:
+        """Add up what was granted since the last time, and give what that time gives."""
+        policy = self.policy
+        if self._add_up():
+            self._used_at = now
+        elif self.left >= policy.burst and now - self._used_at > policy.window_s:
+            self.sleep()
+            return
+        self.left = 0.0 if self.overdrawn else min(policy.burst, self.left + policy.per_s * elapsed_s)
+        self._before = self.left
+
+    def overdraw(self) -> None:
+        """All nodes together have granted all there is: nothing more until the debt is paid."""
+        self._add_up()
+        self.overdrawn = True
+        self.left = self._before = 0.0
+
+    def _add_up(self) -> int:
+        granted = round(self._before - self.left)
+        self._before = self.left
+        self.debt = min(self.debt + granted, self.policy.burst)  # more is never in the shared counter's window
+        return granted
+
+    def wait_s(self) -> float:
+        """Seconds until it is worth asking again."""
+        missing = self.debt if self.overdrawn else 1 - self.left
+        return max(missing / self.policy.per_s, 1.0 if self.overdrawn else 0.1)
 
 
 class Limits:
@@ -39,47 +149,130 @@ class Limits:
     def __init__(self, settings: LimitSettings, metrics: NodeMetrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._addresses: OrderedDict[tuple[str, str], Bucket] = OrderedDict()
+        self._awake: dict[Allowance, None] = {}  # in the order in which they woke
+        self._known: WeakValueDictionary[tuple[str, str], Allowance] = WeakValueDictionary()
+        self._refilled_at = time.monotonic()
+        self._policies = {
+            name: Policy(name.replace("_", "-"), budget.burst, budget.per_s)
+            for name in settings.__struct_fields__
+            if isinstance(budget := getattr(settings, name), BudgetSettings)
+        }
+        endless = Policy("none", 1, 1.0)
+        self._endless = Allowance(endless, "", self._awake)
+        self._endless.left = math.inf
 
-    def vote_bucket(self) -> Bucket | None:
-        """A session's own bucket; None when votes aren't limited."""
+    def session_votes(self) -> SessionVotes | None:
+        """A session's own votes; None when votes aren't limited."""
         if self._settings.unlimited:
             return None
-        return Bucket(self._settings.votes_per_session_per_s, self._settings.votes_per_session_burst)
+        return SessionVotes(self._settings.votes_per_session, self._settings.votes_per_session_window_s)
 
-    def vote(self, bucket: Bucket | None) -> None:
+    def session_events(self) -> Bucket | None:
+        """A session's own events; None when they aren't limited."""
+        return None if self._settings.unlimited else Bucket(self._settings.events_per_session)
+
+    def address_votes(self, address: str) -> Allowance:
+        """The votes of everybody behind one address."""
+        return self._allowance("votes_per_address", limited_as(address))
+
+    def room_votes(self, room_code: str) -> Allowance:
+        """The votes of everybody in one room."""
+        return self._allowance("votes_per_room", room_code)
+
+    def vote(self, own: SessionVotes | None, address: Allowance, room: Allowance) -> None:
         """:raises RateLimited:"""
-        if bucket is not None:
-            self._check(bucket)
+        self._require(address)
+        self._require(room)
+        if own is not None:
+            self._check(own.wait_s(time.monotonic()), "votes-per-session")
+        address.left -= 1
+        room.left -= 1
+
+    def event(self, own: Bucket | None) -> None:
+        """Anything a session sends that isn't a vote on the quick way.
+
+        :raises RateLimited:
+        """
+        if own is not None:
+            self._check(own.wait_s(time.monotonic()), "events-per-session")
+
+    def connect(self, address: str) -> None:
+        """:raises RateLimited:"""
+        self._take("connections_per_address", limited_as(address))
 
     def join(self, address: str) -> None:
         """:raises RateLimited:"""
-        self._address("join", address, self._settings.joins_per_address_per_s, self._settings.joins_per_address_burst)
+        self._take("joins_per_address", limited_as(address))
+
+    def new_participant(self, room_code: str) -> None:
+        """Somebody who has not been in the room before; who comes back is never kept out by a rush of others.
+
+        :raises RateLimited:
+        """
+        self._take("joins_per_room", room_code)
 
     def create_poll(self, address: str) -> None:
         """:raises RateLimited:"""
-        self._address("poll", address, self._settings.polls_per_address_per_s, self._settings.polls_per_address_burst)
+        self._take("polls_per_address", limited_as(address))
 
     def request(self, address: str) -> None:
-        """:raises RateLimited:"""
-        self._address(
-            "request", address, self._settings.requests_per_address_per_s, self._settings.requests_per_address_burst
-        )
+        """A REST call, or a look for a room that this node doesn't know.
 
-    def _address(self, kind: str, address: str, per_s: float, burst: float) -> None:
+        :raises RateLimited:
+        """
+        self._take("requests_per_address", limited_as(address))
+
+    def read_room(self, room_code: str) -> None:
+        """A REST call that reads a room.
+
+        :raises RateLimited:
+        """
+        self._take("requests_per_room", room_code)
+
+    def refill(self, now: float) -> None:
+        """Give every allowance what the time since the last call gives."""
+        elapsed_s, self._refilled_at = now - self._refilled_at, now
+        for allowance in list(self._awake):
+            allowance.refill(elapsed_s, now)
+        self._metrics.gauge("limits.awake", len(self._awake))
+
+    def debtors(self, most: int) -> list[Allowance]:
+        """Those whose grants other nodes should hear of first: relative to their limits, the largest."""
+        return nlargest(most, self._indebted(), key=lambda allowance: allowance.debt / allowance.policy.burst)
+
+    def forgive(self) -> None:
+        """The shared counters are out of reach: this node's own limits hold alone.
+
+        Debts of a long outage, paid at its end, would refuse those who kept to the limit all the time.
+        """
+        for allowance in self._awake:
+            allowance.debt = 0
+            allowance.overdrawn = False
+
+    def _indebted(self) -> Iterable[Allowance]:
+        return (allowance for allowance in self._awake if allowance.debt)
+
+    def _allowance(self, limit: str, subject: str) -> Allowance:
         if self._settings.unlimited:
-            return
-        bucket = self._addresses.get((kind, address))
-        if bucket is None:
-            bucket = self._addresses[kind, address] = Bucket(per_s, burst)
-            if len(self._addresses) > _ADDRESSES_KEPT:
-                self._addresses.popitem(last=False)  # the one unused for longest: its bucket has filled up meanwhile
-        else:
-            self._addresses.move_to_end((kind, address))
-        self._check(bucket)
+            return self._endless
+        key = (limit, subject)
+        allowance = self._known.get(key)
+        if allowance is None:
+            allowance = self._known[key] = Allowance(self._policies[limit], subject, self._awake)
+        return allowance
 
-    def _check(self, bucket: Bucket) -> None:
-        wait_s = bucket.wait_s(time.monotonic())
+    def _take(self, limit: str, subject: str) -> None:
+        allowance = self._allowance(limit, subject)
+        self._require(allowance)
+        allowance.left -= 1
+
+    def _require(self, allowance: Allowance) -> None:
+        if allowance.left < 1 and not allowance.wake():
+            policy = allowance.policy
+            self._metrics.count("limits.refused")
+            raise RateLimited(allowance.wait_s(), policy.name, policy.burst, policy.window_s)
+
+    def _check(self, wait_s: float, name: str) -> None:
         if wait_s > 0:
             self._metrics.count("limits.refused")
-            raise RateLimited(round(max(wait_s, 0.1), 1))
+            raise RateLimited(wait_s, name)

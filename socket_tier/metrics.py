@@ -22,7 +22,9 @@ COUNTERS = {
     "requests.failed": "HTTP requests that ended in an unexpected error",
     "shed.newcomers": "joins and new polls refused because this node is overloaded",
     "shed.votes": "votes refused because this node's event loop is far behind",
+    "audit.not_stored": "audit entries that the broker didn't take; the log has them",
     "limits.refused": "requests over a rate limit",
+    "limits.not_shared": "rounds without the shared counters in Redis: each node limits by itself",
     "rooms.restored": "rooms read back from Postgres by the workers: a cold or emptied cache",
     "cache.failed": "Redis calls that failed or timed out",
     "fanout.deaf": "times the pub/sub listener was found deaf and connected anew",
@@ -38,6 +40,7 @@ GAUGES = {
     "rooms": "rooms with a member on this node",
     "buffer.held_votes": "votes waiting for their confirm",
     "publish.in_flight": "messages waiting for their confirm",
+    "limits.awake": "addresses and rooms whose limits are in use; near 20 000 an attack from very many addresses",
     "loop.lag_ms": "how late the event loop runs: overload when it stays high",
 }
 TIMINGS = {

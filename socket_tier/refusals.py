@@ -74,10 +74,17 @@ class WorkersUnavailable(ComeBackLater):
 
 
 class RateLimited(ComeBackLater):
-    """Too much from one session or address."""
+    """Too much from one session or address, or for one room: over ``limit``, which is ``most`` in ``window_s`` seconds.
 
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__("Too many requests, please slow down", "rate_limited", retry_after_s, status=429)
+    ``most`` is 0 for a session's own limits, which HTTP knows nothing of.
+    """
+
+    def __init__(self, retry_after_s: float, limit: str, most: int = 0, window_s: int = 0) -> None:
+        super().__init__("Too many requests, please slow down", "rate_limited", max(0.1, round(retry_after_s, 1)))
+        self.status = 429
+        self.limit = limit
+        self.most = most
+        self.window_s = window_s
 
 
 def poll_not_found() -> Invalid:

@@ -15,6 +15,7 @@ from models.wire.commands import CreatePoll, ExportRows
 from models.wire.notices import ExportedVote, PollCreated, RowsExported
 from models.wire.polls import PollSnapshot, iso_time, poll_view
 from socket_tier import payloads
+from socket_tier.audit import Audit
 from socket_tier.cache import Cache
 from socket_tier.commands import Commands
 from socket_tier.health import Workers
@@ -47,6 +48,7 @@ class Rest:
         hosting: Hosting,
         workers: Workers,
         tokens: Tokens,
+        audit: Audit,
         limits: Limits,
         shedding: Shedding,
     ) -> None:
@@ -58,6 +60,7 @@ class Rest:
         self._hosting = hosting
         self._workers = workers
         self._tokens = tokens
+        self._audit = audit
         self._limits = limits
         self._shedding = shedding
 
@@ -82,7 +85,7 @@ class Rest:
             self._node_id,
             new.question,
             new.options,
-            request["address"],
+            self._audit.hashed(request["address"]),
             deadline_us=now_us() + int(wait_s * 1e6),
             # A browser without a cookie can't come back as this one: leave the poll to be claimed.
             browser_id=None if request["new_browser"] else request["browser_id"],
@@ -91,6 +94,7 @@ class Rest:
         answer = await self._commands.request(command, command.command_id)
         assert isinstance(answer, PollCreated)
         poll = self._rooms.add(answer.poll).poll
+        self._audit.note("poll_created", outcome="ok", room_code=poll.room_code, address=request["address"])
         token = self._tokens.sign_host(HostToken(poll.poll_id, poll.token_generation))
         base = self._settings.node.public_url.rstrip("/") or f"{request.scheme}://{request.host}"
         body = {
@@ -103,8 +107,8 @@ class Rest:
 
     async def read_poll(self, request: web.Request) -> web.Response:
         """:raises Refused:"""
-        self._limits.request(request["address"])
         code = payloads.room_code(request.match_info["code"])
+        self._limits.read_room(code)
         stale = self._workers.database_away()
         try:
             cached = await self._cache.room(code)
@@ -122,7 +126,6 @@ class Rest:
 
     async def change_state(self, request: web.Request) -> web.Response:
         """:raises Refused:"""
-        self._limits.request(request["address"])
         body = await json_body(request)
         wanted = body if isinstance(body, dict) else {}
         change = payloads.change_poll_state({**wanted, "roomCode": payloads.room_code(request.match_info["code"])})
@@ -134,10 +137,11 @@ class Rest:
 
         :raises Refused:
         """
-        self._limits.request(request["address"])
         room = await self._rooms.find(payloads.room_code(request.match_info["code"]))
         if not self._hosts(bearer_token(request), room):
+            self._audit.note("export_refused", outcome="refused", room_code=room.code, address=request["address"])
             raise only_host()
+        self._audit.note("results_exported", outcome="ok", room_code=room.code, address=request["address"])
         seen = await self._newest_shown(room)
         rows = await self._page(room, seen, None)
         response = web.StreamResponse(

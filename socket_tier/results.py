@@ -27,9 +27,9 @@ class _Channel:
 class Ticker:
     """Sends the newest of what is offered, at most once per tick and room: at once, then at the end of the tick.
 
-    A tick is ``tick_s`` seconds, in a large room ``frame_s`` for each of its ``members(room_code)`` on this node. All
-    rooms together get a frame per ``frame_s``: when more of them change, they take turns, and only final totals go
-    ahead. Votes come before intermediate results. ``deliver(room_code, payload)`` writes to the members.
+    A tick is ``tick_s`` seconds, in a large room ``member_s`` for each of its ``members(room_code)`` on this node. All
+    rooms together get ``frames_per_s``: when more of them change, they take turns, and only final totals go ahead.
+    Votes come before intermediate results. ``deliver(room_code, payload)`` writes to the members.
     """
 
     def __init__(
@@ -39,13 +39,15 @@ class Ticker:
         metrics: NodeMetrics,
         *,
         tick_s: float,
-        frame_s: float,
+        member_s: float,
+        frames_per_s: float,
     ) -> None:
         self._members = members
         self._deliver = deliver
         self._metrics = metrics
         self._tick_s = tick_s
-        self._frame_s = frame_s
+        self._member_s = member_s
+        self._frames_per_s = frames_per_s
         self._channels: dict[str, _Channel] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._line: deque[str] = deque()  # rooms whose tick is over and whose turn has not come
@@ -54,7 +56,7 @@ class Ticker:
 
     def tick_of(self, room_code: str) -> float:
         """A room's own tick, in seconds."""
-        return max(self._tick_s, self._members(room_code) * self._frame_s)
+        return max(self._tick_s, self._members(room_code) * self._member_s)
 
     def offer(self, room_code: str, version: int, payload: dict[str, Any]) -> None:
         """Have a payload sent unless a newer version was already offered. A repeat of the newest one is sent again."""
@@ -126,7 +128,7 @@ class Ticker:
             return
         now = asyncio.get_running_loop().time()
         # A very large room is held back by its own tick already: it must not hold back all others as well.
-        used_s = min(self._members(room_code) * self._frame_s, _AHEAD_S)
+        used_s = min(self._members(room_code) / self._frames_per_s, _AHEAD_S)
         self._used_until = max(self._used_until, now) + used_s
         channel.sent_at = now
         channel.sent_version = payload["version"]

@@ -18,6 +18,7 @@ from models.wire.notices import RoomRestored
 from models.wire.polls import PollSnapshot, PollState
 from socket_tier.cache import Cache
 from socket_tier.commands import Commands
+from socket_tier.limits import Allowance, Limits
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import CacheUnavailable, poll_not_found
 from socket_tier.vote_buffer import now_us
@@ -66,6 +67,7 @@ class Room:
     """What this node knows of one poll."""
 
     poll: PollSnapshot
+    votes: Allowance
     closing_us: int = 0
     participant_count: int = 0
     members: dict[UUID, Member] = field(default_factory=dict)
@@ -116,12 +118,19 @@ class Rooms:
     """Finds rooms: here, in Redis, or by asking the workers to restore one. Single flight per code."""
 
     def __init__(
-        self, cache: Cache, commands: Commands, node_id: UUID, settings: RoomSettings, metrics: NodeMetrics
+        self,
+        cache: Cache,
+        commands: Commands,
+        node_id: UUID,
+        settings: RoomSettings,
+        limits: Limits,
+        metrics: NodeMetrics,
     ) -> None:
         self._cache = cache
         self._commands = commands
         self._node_id = node_id
         self._settings = settings
+        self._limits = limits
         self._metrics = metrics
         self._rooms: OrderedDict[str, Room] = OrderedDict()
         self._closing: dict[str, int] = {}
@@ -207,7 +216,7 @@ class Rooms:
         """Know a room from now on."""
         room = self._rooms.get(poll.room_code)
         if room is None:
-            room = self._rooms[poll.room_code] = Room(poll)
+            room = self._rooms[poll.room_code] = Room(poll, self._limits.room_votes(poll.room_code))
             self._missing.pop(poll.room_code, None)
             self._evict()
         room.learn(poll)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -9,6 +10,7 @@ import engineio
 import msgspec
 import socketio
 from engineio.payload import Payload
+from socketio import packet
 
 from models.runtime.settings import Settings
 from socket_tier.fanout import Fanout
@@ -39,10 +41,15 @@ class JsonCodec:
         return cls._decoder.decode(text)
 
 
+class _Packet(packet.Packet):
+    """Ours: python-socketio sets the codec on the class, which others in this process may share."""
+
+
 class SocketServer(socketio.AsyncServer):
     """Answers every event that asks for an ack with exactly one object, also those that can't be decoded."""
 
     def __init__(self, settings: Settings, fanout: Fanout, metrics: NodeMetrics) -> None:
+        self.on_malformed: Callable[[str, str], None] = lambda sid, code: None
         self._max_event_bytes = settings.node.max_event_bytes
         self._direct = settings.node.transport == "direct"
         # socket.io-client sends all that it has buffered in one payload; engine.io's own limit is 16.
@@ -52,6 +59,7 @@ class SocketServer(socketio.AsyncServer):
             client_manager=fanout,
             # One event of a client after the other: ordered, and bounded by the client itself.
             async_handlers=False,
+            serializer=_Packet,
             json=JsonCodec,
             cors_allowed_origins=[*settings.security.origins, *settings.security.extra_origins],
             cors_credentials=True,
@@ -121,6 +129,7 @@ class SocketServer(socketio.AsyncServer):
         await super()._handle_event(eio_sid, namespace, id, data)
 
     async def _refuse(self, eio_sid: str, data: str, error: str, code: str) -> None:
+        self.on_malformed(self.manager.sid_from_eio_sid(eio_sid, "/") or "", code)
         head = _EVENT_HEAD.match(data[:200])
         if head is None or head["ack"] is None or self.manager.sid_from_eio_sid(eio_sid, "/") is None:
             return

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from models.wire.polls import BrowserRole
-from socket_tier.limits import Bucket
+from socket_tier.limits import Allowance, Bucket, SessionVotes
 from socket_tier.rooms import Member, Room
 
 
@@ -21,7 +21,9 @@ class Session:
     address: str
     browser_id: UUID | None
     new_browser: bool
-    votes: Bucket | None
+    votes: SessionVotes | None
+    events: Bucket | None
+    address_votes: Allowance
     participants: dict[str, tuple[Room, Member]] = field(default_factory=dict)
     hosting: set[str] = field(default_factory=set)
     rooms: set[str] = field(default_factory=set)

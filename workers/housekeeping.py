@@ -1,4 +1,4 @@
-"""Deletes what is kept no longer: expired polls, and bookkeeping of batches that can't come again."""
+"""Deletes what is kept no longer: expired polls, bookkeeping of batches that can't come again, old audit entries."""
 
 import logging
 
@@ -11,7 +11,8 @@ log = logging.getLogger(__name__)
 
 _POLLS_AT_ONCE = 5  # a transaction each: deleting a large poll must not hold locks for long
 _MOST_ROUNDS = 1000
-_BATCHES_KEPT_US = 3 * 86_400 * 1_000_000  # far longer than a message can wait in a queue
+_DAY_US = 86_400 * 1_000_000
+_BATCHES_KEPT_US = 3 * _DAY_US  # far longer than a message can wait in a queue
 
 
 class Housekeeping:
@@ -19,8 +20,9 @@ class Housekeeping:
 
     EVERY_S = 600.0
 
-    def __init__(self, gate: DatabaseGate, metrics: WorkerMetrics) -> None:
+    def __init__(self, gate: DatabaseGate, metrics: WorkerMetrics, audit_retention_days: int) -> None:
         self._gate = gate
+        self._audit_kept_us = audit_retention_days * _DAY_US
         self._metrics = metrics
 
     def round(self) -> None:
@@ -32,3 +34,6 @@ class Housekeeping:
             self._metrics.count("polls.expired", deleted)
             log.info("expired_polls_deleted", extra={"polls": deleted})
         self._gate.call(lambda db: retention_store.forget_batches(db, now_us() - _BATCHES_KEPT_US))
+        for _ in range(_MOST_ROUNDS):
+            if not self._gate.call(lambda db: retention_store.forget_audit(db, now_us() - self._audit_kept_us)):
+                break

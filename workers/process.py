@@ -138,7 +138,7 @@ class WorkerProcess:
         self._part("registrations", members.start, members.close)
         finals = Finals(settings, self.gate, self.results, self.notices, self.metrics)
         self._periodic("finals", Finals.EVERY_S, finals.round)
-        housekeeping = Housekeeping(self.gate, self.metrics)
+        housekeeping = Housekeeping(self.gate, self.metrics, settings.audit.retention_days)
         self._periodic("housekeeping", Housekeeping.EVERY_S, housekeeping.round)
 
     def _add_background(self) -> None:

@@ -5,6 +5,7 @@ Environments (development, test, staging, production) are chosen by ``VOTEMILL_E
 reported together, with the key and what is expected. What each key means stands beside it in settings.toml.
 """
 
+import ipaddress
 import os
 import sys
 from pathlib import Path
@@ -88,7 +89,8 @@ class BatchSettings(Section):
 
 class RoomSettings(Section):
     tick_s: Seconds
-    tick_per_member_s: Annotated[float, Meta(gt=0, le=0.01)]
+    tick_per_member_s: Annotated[float, Meta(ge=0, le=0.01)]
+    results_per_s: Count
     announce_up_to: Count
     host_announcements_per_s: Count
     count_interval_s: Seconds
@@ -135,16 +137,34 @@ class SecuritySettings(Section):
     admin_token: str
 
 
+class BudgetSettings(Section):
+    """``burst`` at once, and then ``per_s`` a second."""
+
+    burst: Count
+    per_s: Annotated[float, Meta(gt=0)]
+
+
 class LimitSettings(Section):
     unlimited: bool
-    votes_per_session_per_s: Annotated[float, Meta(gt=0)]
-    votes_per_session_burst: Count
-    joins_per_address_per_s: Annotated[float, Meta(gt=0)]
-    joins_per_address_burst: Count
-    polls_per_address_per_s: Annotated[float, Meta(gt=0)]
-    polls_per_address_burst: Count
-    requests_per_address_per_s: Annotated[float, Meta(gt=0)]
-    requests_per_address_burst: Count
+    votes_per_session: Annotated[int, Meta(ge=1, le=1000)]
+    votes_per_session_window_s: Seconds
+    events_per_session: BudgetSettings
+    connections_per_address: BudgetSettings
+    joins_per_address: BudgetSettings
+    votes_per_address: BudgetSettings
+    polls_per_address: BudgetSettings
+    requests_per_address: BudgetSettings
+    joins_per_room: BudgetSettings
+    votes_per_room: BudgetSettings
+    requests_per_room: BudgetSettings
+
+
+class AuditSettings(Section):
+    address_key: Annotated[str, Meta(min_length=32)]
+    entries_burst: Count
+    entries_per_s: Annotated[float, Meta(gt=0)]
+    coalesce_s: Seconds
+    retention_days: Count
 
 
 class ShedSettings(Section):
@@ -179,6 +199,7 @@ class Settings(msgspec.Struct, frozen=True):
     worker: WorkerSettings
     security: SecuritySettings
     limits: LimitSettings
+    audit: AuditSettings
     shed: ShedSettings
     log: LogSettings
     metrics: MetricSettings
@@ -243,6 +264,11 @@ def contradictions(settings: Settings) -> list[str]:
         problems.append("security.origins: an empty list would switch origin checks off; name the allowed origins")
     if settings.database.replica_url == settings.database.url:
         problems.append("database.replica_url: must name a standby, not the primary of database.url")
+    for network in settings.security.trusted_proxies:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            problems.append(f"security.trusted_proxies: {error}")
     if settings.worker.outage_hold_s < settings.database.call_deadline_s:
         problems.append("worker.outage_hold_s: must be at least database.call_deadline_s")
     if settings.poll.options_min > settings.poll.options_max:
@@ -254,6 +280,8 @@ def contradictions(settings: Settings) -> list[str]:
             problems.append("security.origins: '*' is refused in production")
         if any(key.startswith("development-") for key in settings.security.signing_keys):
             problems.append("security.signing_keys: the development default is refused in production")
+        if settings.audit.address_key.startswith("development-"):
+            problems.append("audit.address_key: the development default is refused in production")
         if not settings.security.secure_cookies:
             problems.append("security.secure_cookies: must be true in production")
     return problems
@@ -282,7 +310,7 @@ def _section(name: str, kind: type[Section], raw: Any, problems: list[str]) -> S
 def _plain(value: Any) -> Any:
     """Dynaconf's boxes as plain Python values."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {str(key).lower(): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value

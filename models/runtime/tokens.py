@@ -4,6 +4,7 @@ The first key signs, all keys verify, so keys are rotated by prepending a new on
 the longest token lives.
 """
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,11 +36,15 @@ class HostToken:
 
 
 class Tokens:
-    """Makes and verifies every kind of token. Kinds can't be mistaken for each other: each has a salt of its own."""
+    """Makes and verifies every kind of token. Kinds can't be mistaken for each other: each has a salt of its own.
+
+    ``key_ids`` tell keys apart without telling them, the signing one first.
+    """
 
     def __init__(self, keys: Sequence[str], max_age_s: int) -> None:
         # itsdangerous signs with the last key of its list.
         secrets = list(reversed(keys))
+        self.key_ids = " ".join(hashlib.sha256(key.encode()).hexdigest()[:8] for key in keys)
         self._participant = URLSafeTimedSerializer(secrets, salt="participant")
         self._host = URLSafeTimedSerializer(secrets, salt="host")
         self._browser = URLSafeTimedSerializer(secrets, salt="browser")

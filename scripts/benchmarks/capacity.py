@@ -20,7 +20,7 @@ class Assumptions:
     connections_per_node: int = 15_000  # of 20 000 file descriptors, the rest being room for those of a lost node
     node_memory_gb: float = 2.0
     tick_s: float = 0.2
-    tick_per_member_s: float = 0.0002
+    results_per_s: int = 5_000
     settle_s: float = 3.0  # totals may be complete this long after the burst: the queue holds what is above the workers
     database_cores: int = 32  # of the one primary
     poll_votes_per_s: float = 80_000.0  # under one poll's row lock; measured for the design
@@ -90,7 +90,7 @@ def node_load(audience: Audience, cost: Costs, assumed: Assumptions, nodes: int)
     # A room in which fewer than one vote per tick is cast is shown fewer totals; a node's rooms together get no more
     # frames than its ticks are stretched to.
     changes_per_s = min(1 / assumed.tick_s, audience.votes_per_s / audience.rooms)
-    frames_per_s = min(members_here * changes_per_s, 1 / assumed.tick_per_member_s)
+    frames_per_s = min(members_here * changes_per_s, assumed.results_per_s)
     votes_us = audience.votes_per_s / nodes * cost.node_us_per_vote
     frames_us = frames_per_s * cost.node_us_per_frame
     return (votes_us + frames_us + members_here * cost.node_us_per_idle_second) / 1e6

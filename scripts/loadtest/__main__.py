@@ -40,6 +40,9 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         help="votes/s over all voters, whatever the answers (default: each votes again when answered)",
     )
     parser.add_argument("--rooms", type=int, default=1, help="polls to spread them over")
+    parser.add_argument(
+        "--from", dest="sources", action="append", help="address that voters come from, may be given several times"
+    )
     parser.add_argument("--processes", type=int, help="load processes (default: as few as fit)")
     parser.add_argument("--dsn", help="database for the account (default: DATABASE_URL of the environment or the run)")
     parser.add_argument(
@@ -115,7 +118,10 @@ def run_load(
         bar.show(phase, share, progress)
 
     seats = seat_voters(
-        wanted.voters, [(room.code, room.options) for room in rooms], [(base.host, base.port) for base in bases]
+        wanted.voters,
+        [(room.code, room.options) for room in rooms],
+        [(base.host, base.port) for base in bases],
+        wanted.sources or [None],
     )
     processes = wanted.processes or fitting_processes(wanted.voters, wanted.rate)
     with Fleet(seats, secrets.token_hex(4), wanted.rate, min(processes, wanted.voters), at_most_s, show) as fleet:

@@ -50,13 +50,20 @@ def fitting_processes(voters: int, rate: float | None) -> int:
     return max(1, -(-voters // _VOTERS_PER_PROCESS), int((rate or 0) // _VOTES_PER_PROCESS_PER_S), by_descriptors)
 
 
-def seat_voters(voters: int, rooms: Sequence[tuple[str, int]], nodes: Sequence[tuple[str, int]]) -> list[Seat]:
-    """Spread voters evenly over rooms (code, number of options), and each room's voters over nodes (host, port)."""
+def seat_voters(
+    voters: int,
+    rooms: Sequence[tuple[str, int]],
+    nodes: Sequence[tuple[str, int]],
+    sources: Sequence[str | None] = (None,),
+) -> list[Seat]:
+    """Spread voters evenly over rooms (code, number of options) and over the addresses they come from, and each room's
+    voters over nodes (host, port).
+    """
     seats = []
     for index in range(voters):
         room, options = rooms[index % len(rooms)]
         host, port = nodes[index // len(rooms) % len(nodes)]
-        seats.append(Seat(index, room, options, host, port))
+        seats.append(Seat(index, room, options, host, port, sources[index % len(sources)]))
     return seats
 
 

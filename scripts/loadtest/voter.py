@@ -55,6 +55,7 @@ class Seat:
     options: int
     host: str
     port: int
+    source: str | None = None  # the address it comes from; None: whichever the system chooses
 
 
 class JoinRefused(Exception):
@@ -152,7 +153,8 @@ class Voter:
         async with self._gate, asyncio.timeout(HANDSHAKE_S):
             connection = Connection(self.seat.host, self.seat.port, self.hear, lambda: self._on_lost(connection))
             self._connection = connection
-            await loop.create_connection(lambda: connection, self.seat.host, self.seat.port)
+            source = (self.seat.source, 0) if self.seat.source else None
+            await loop.create_connection(lambda: connection, self.seat.host, self.seat.port, local_addr=source)
             await connection.ready
 
     async def _join(self) -> None:

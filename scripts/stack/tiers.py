@@ -42,6 +42,8 @@ def settings_env(plan: Plan) -> dict[str, str]:
         variables["VOTEMILL_SECURITY__SIGNING_KEYS"] = f"@json {json.dumps(keys)}"
     if "VOTEMILL_SECURITY__ADMIN_TOKEN" not in os.environ:
         variables["VOTEMILL_SECURITY__ADMIN_TOKEN"] = plan.folder.secret("admin-token")
+    if "VOTEMILL_AUDIT__ADDRESS_KEY" not in os.environ:
+        variables["VOTEMILL_AUDIT__ADDRESS_KEY"] = plan.folder.secret("audit-address-key")
     if plan.balanced:
         variables["VOTEMILL_SECURITY__TRUSTED_PROXIES"] = f"@json {json.dumps([ports.LOOPBACK])}"
     if plan.options.unlimited:

@@ -131,14 +131,19 @@ class VoteLane:
         if entered is None:
             return False
         room, member = entered
+        in_address, in_room = session.address_votes, room.votes
         opened_at_us = room.open_since_us
         if (
             opened_at_us is None
             or request.participantId != member.wire_id
             or request.optionIndex >= len(room.poll.options)
+            or (in_address.left < 1 and not in_address.wake())
+            or (in_room.left < 1 and not in_room.wake())
             or (session.votes is not None and session.votes.wait_s(time.monotonic()) > 0)
         ):
             return False
+        in_address.left -= 1
+        in_room.left -= 1
         vote = member.cast(room.poll.poll_id, request.optionIndex, now_us(), opened_at_us)
         command = b"" if request.commandId is None else _encode(request.commandId)
         receipt = LaneReceipt(self, socket, session.sid, ack, room, member, vote, command)

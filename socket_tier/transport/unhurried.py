@@ -10,7 +10,7 @@ from typing import Protocol
 _STEP_S = 0.01
 _PATIENCE_STEPS = 8  # so long a frame waits for company
 _PER_STEP = 20  # clients written to in a step, at least
-_DRAIN_STEPS = 50  # of a longer queue this part a step: a broadcast to thousands is spread over about a second
+_DRAIN_STEPS = 25  # of a longer queue this part a step: a broadcast to thousands is spread over about a second
 
 
 class Waiting(Protocol):

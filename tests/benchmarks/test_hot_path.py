@@ -43,9 +43,10 @@ def ignore(*_: object) -> None:
 def seat() -> Any:
     """A socket whose voter has joined an open poll of four options."""
     poll = SimpleNamespace(poll_id=7, options=("a", "b", "c", "d"))
-    room = SimpleNamespace(code=ROOM, poll=poll, open_since_us=1)
+    endless = SimpleNamespace(left=float("inf"))
+    room = SimpleNamespace(code=ROOM, poll=poll, open_since_us=1, votes=endless)
     member = Member(PARTICIPANT, "Ann")
-    session = SimpleNamespace(sid="s", participants={ROOM: (room, member)}, votes=None)
+    session = SimpleNamespace(sid="s", participants={ROOM: (room, member)}, votes=None, address_votes=endless)
     return SimpleNamespace(voter=session, push=ignore)
 
 

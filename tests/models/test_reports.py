@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from models.audit_store import append
+from models.audit_store import Filters, append, find
 from models.export_store import read_page
 from models.participant_store import register
 from models.recount import Mismatch, recount, repair
@@ -58,3 +58,17 @@ def test_audit_entries_are_kept_whole(database):
     assert rows(database, kept) == [
         (at(5_000), "auth_failed", "join-room", "refused", "ABCDEF", "p", "192.0.2.1", "c", details)
     ]
+
+
+@pytest.mark.proves("FR-012")
+def test_the_newest_audit_entries_that_fit_are_found_oldest_first(database):
+    def entry(at_us: int, **fields: str) -> AuditEntry:
+        told = {"event": "rate_limited", "action": "join", "outcome": "refused", "address": "hash", **fields}
+        return AuditEntry(at_us, **told)
+
+    append(database, [entry(1), entry(2, address="other"), entry(3, room_code="ABCDEF"), entry(4, event="else")])
+    assert [kept.at for kept in find(database, Filters(), 3)] == [at(2), at(3), at(4)]
+    assert [kept.at for kept in find(database, Filters(address="hash", event="rate_limited"), 9)] == [at(1), at(3)]
+    assert [kept.at for kept in find(database, Filters(room_code="ABCDEF"), 9)] == [at(3)]
+    assert [kept.at for kept in find(database, Filters(since_us=4), 9)] == [at(4)]
+    assert find(database, Filters(outcome="ok"), 9) == find(database, Filters(correlation_id="x"), 9) == []

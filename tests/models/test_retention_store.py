@@ -2,12 +2,13 @@
 
 import pytest
 
+from models.audit_store import Filters, append, find
 from models.final_store import note_flush, note_node
 from models.participant_store import register
 from models.poll_store import claim_host, create_poll
-from models.retention_store import delete_expired, forget_batches
+from models.retention_store import delete_expired, forget_audit, forget_batches
 from models.tables import TABLES
-from models.wire.commands import ClaimHost, NodeHeartbeat, PollFlushed
+from models.wire.commands import AuditEntry, ClaimHost, NodeHeartbeat, PollFlushed
 from tests.models.given import (
     NODE,
     OTHER_NODE,
@@ -62,3 +63,12 @@ def test_old_batches_and_nodes_are_forgotten(database):
     assert rows(database, "SELECT count(*) FROM applied_batches") == [(1,)]
     assert rows(database, "SELECT name FROM nodes") == [("new",)]
     assert rows(database, "SELECT poll_id FROM rejected_votes") == [(here,)]
+
+
+@pytest.mark.proves("FR-005", "FR-012")
+def test_old_audit_entries_go_in_small_steps(database):
+    append(database, [AuditEntry(at_us, "event", "", "ok") for at_us in range(1, 6)])
+    assert forget_audit(database, before_us=4, limit=2) == 2
+    assert forget_audit(database, before_us=4, limit=2) == 1
+    assert forget_audit(database, before_us=4, limit=2) == 0
+    assert len(find(database, Filters(), 9)) == 2

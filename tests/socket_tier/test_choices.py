@@ -28,6 +28,7 @@ class Written:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written for want of time."""
     monkeypatch.setattr(module, "_WRITE_EVERY_S", 600)
+    monkeypatch.setattr(module, "_WRITE_EVERY_MOST_S", 600)
 
 
 def vote(member: Member, option: int, seq: int) -> CastVote:

@@ -89,7 +89,7 @@ async def here(proxy: Proxy) -> AsyncIterator[Here]:
 async def test_an_event_for_a_room_without_members_here_is_not_even_encoded(here: Here) -> None:
     # Given an event that can't be encoded, then nobody notices where nobody is
     await here.fanout.deliver(ROOM, "tick", object())
-    assert await here.fanout.deliver_results(ROOM, {"roomCode": ROOM, "version": 1, "more": object()}) == 0
+    await here.fanout.deliver_results(ROOM, {"roomCode": ROOM, "version": 1, "more": object()})
     # And with one member it fails
     add_member(here.server, ROOM)
     with pytest.raises(TypeError):

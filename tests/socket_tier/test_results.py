@@ -16,14 +16,17 @@ TICK_S = 0.05
 class Room:
     """Takes what is delivered."""
 
-    def __init__(self, tick_s: float = TICK_S, members: int = 0, frame_s: float = 0.0) -> None:
+    def __init__(
+        self, tick_s: float = TICK_S, members: int = 0, member_s: float = 0.0, frames_per_s: int = 5000
+    ) -> None:
         self.delivered: list[tuple[str, int]] = []
         self.ticker = Ticker(
             lambda _code: members,
             self._deliver,
             NodeMetrics(load().metrics, "node", "test"),
             tick_s=tick_s,
-            frame_s=frame_s,
+            member_s=member_s,
+            frames_per_s=frames_per_s,
         )
 
     def offer(self, version: int, code: str = "ABC234", *, final: bool = False) -> None:
@@ -85,7 +88,7 @@ async def test_a_room_that_was_left_is_sent_nothing_more() -> None:
 
 async def test_many_busy_rooms_take_turns_within_what_a_node_can_afford() -> None:
     # Given rooms of which each frame round takes a twentieth of a second of what is affordable
-    stage = Room(tick_s=0.01, members=100, frame_s=0.0005)
+    stage = Room(tick_s=0.01, members=100, frames_per_s=2_000)
     codes = [f"ROOM{number:02}" for number in range(20)]
     began = asyncio.get_running_loop().time()
     # When all of them change
@@ -100,7 +103,7 @@ async def test_many_busy_rooms_take_turns_within_what_a_node_can_afford() -> Non
 
 
 async def test_final_totals_go_ahead_of_all_that_wait_for_their_turn() -> None:
-    stage = Room(tick_s=0.01, members=100, frame_s=0.01)
+    stage = Room(tick_s=0.01, members=100, frames_per_s=100)
     for number in range(5):
         stage.offer(1, f"ROOM{number:02}")
     stage.offer(2, "ROOM04", final=True)
@@ -110,7 +113,7 @@ async def test_final_totals_go_ahead_of_all_that_wait_for_their_turn() -> None:
 
 
 async def test_a_large_room_has_a_longer_tick() -> None:
-    room = Room(tick_s=0.01, members=10_000, frame_s=0.00005)
+    room = Room(tick_s=0.01, members=10_000, member_s=0.00005)
     began = asyncio.get_running_loop().time()
     room.offer(1)
     room.offer(2)

@@ -87,6 +87,15 @@ def test_an_empty_list_of_origins_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     assert any("security.origins" in problem for problem in problems())
 
 
+@pytest.mark.proves("FR-028")
+def test_a_trusted_proxy_must_be_an_address_or_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "VOTEMILL_SECURITY__TRUSTED_PROXIES", '@json ["10.0.0.0/8", "192.0.2.1", "10.0.0.1/8", "balancer"]'
+    )
+    report = [problem for problem in problems() if problem.startswith("security.trusted_proxies: ")]
+    assert len(report) == 2 and "10.0.0.1/8" in report[0] and "balancer" in report[1], report
+
+
 @pytest.mark.proves("FR-024", "FR-028")
 def test_production_refuses_what_is_for_development(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOTEMILL_ENV", "production")
@@ -94,7 +103,13 @@ def test_production_refuses_what_is_for_development(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("VOTEMILL_SECURITY__SECURE_COOKIES", "false")
     monkeypatch.setenv("VOTEMILL_SECURITY__ORIGINS", '@json ["*"]')
     report = "\n".join(problems())
-    for key in ("limits.unlimited", "security.secure_cookies", "security.origins", "security.signing_keys"):
+    for key in (
+        "limits.unlimited",
+        "security.secure_cookies",
+        "security.origins",
+        "security.signing_keys",
+        "audit.address_key",
+    ):
         assert key in report, report
 
 
