@@ -22,6 +22,7 @@ from tests.socket_tier.waiting import eventually
 
 _SLOW_START_S = 5
 _HELD_AT_MOST_S = 10.0  # a call by a node that hangs; see the balancer's configuration
+_SAID_SO_ITSELF = "reason: Layer7 wrong status, code: 503"
 EVERY_KIND = (*KINDS, POLLING_ONLY)
 
 
@@ -194,7 +195,7 @@ async def test_a_node_that_drains_leaves_and_comes_back_unnoticed(
         moving.append((mover, joined, f"moves {kind}", number % 3))
     # When the first node is restarted, as in a deployment, while others call without a pause
     async with hammering(balancer.url, poll) as hammer:
-        async with balancer.says("nodes/node-1 is UP"):
+        async with balancer.says("nodes/node-1 is UP"), balancer.says(f"nodes/node-1 is DOWN, {_SAID_SO_ITSELF}"):
             await asyncio.to_thread(stack["node-1"].restart)
         back = time.monotonic()
         await eventually(lambda: all(hammer.done(back)[what] > 10 for what in hammer.done(0)), "calls afterwards")
