@@ -115,7 +115,7 @@ class Ticker:
             if channel is None:
                 continue
             channel.in_line = False
-            if channel.sent_at + self._tick_s > asyncio.get_running_loop().time():
+            if channel.sent_at + self.tick_of(room_code) > asyncio.get_running_loop().time():
                 self._await_tick(room_code, channel)  # its final totals went ahead meanwhile
             else:
                 self._send(room_code, channel)

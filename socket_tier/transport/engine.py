@@ -165,7 +165,7 @@ class _LaneQueue(WebSocketDataQueue):
 
     def feed_data(self, data: Any, size: int) -> None:
         socket = self.direct
-        if data.data == b"3":
+        if data.data == b"3" and data.type is WSMsgType.TEXT:
             socket.schedule_ping()  # thousands of idle clients say nothing else: not worth waking their tasks
             return
         lane = socket.lane
