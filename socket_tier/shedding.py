@@ -18,10 +18,16 @@ class Shedding:
         self._buffer_share = buffer_share
         self._metrics = metrics
         self._lag_s = 0.0
+        self._last_probe_s = 0.0
 
     def loop_was_late(self, lag_s: float) -> None:
-        """One probe of the event loop. A single hiccup counts little, a lasting lag counts within a few probes."""
-        self._lag_s = max(self._lag_s * 0.7, 0.0) + 0.3 * lag_s
+        """One probe of the event loop. A single hiccup counts for nothing, a lasting lag counts within a few probes.
+
+        A node that was stopped for ten seconds and runs again is one very late probe: it has nothing to shed.
+        """
+        lasting_s = min(lag_s, self._last_probe_s)
+        self._last_probe_s = lag_s
+        self._lag_s = 0.7 * self._lag_s + 0.3 * lasting_s
         self._metrics.gauge("loop.lag_ms", self._lag_s * 1000)
 
     def newcomer(self) -> None:
