@@ -72,7 +72,7 @@ class VoteBuffer:
         self._awaiting_commit_votes = 0
         self._published: OrderedDict[int, _Published] = OrderedDict()
         self._closed = False
-        self._max_wait_s = settings.max_wait_s
+        self._busy = self._database_away = False
         self.held = 0
 
     def add(self, vote: CastVote, receipt: Receipt) -> None:
@@ -91,7 +91,7 @@ class VoteBuffer:
         if len(self._votes) >= self._settings.max_votes:
             self.flush()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._max_wait_s, self.flush)
+            self._timer = asyncio.get_running_loop().call_later(self._longest_wait_s(), self.flush)
 
     def refused(self, receipt: Receipt, why: Refused) -> None:
         """Answer a vote that wasn't taken."""
@@ -100,7 +100,7 @@ class VoteBuffer:
 
     def database_away(self, away: bool) -> None:
         """While the workers can't store anything, batches grow: what they find afterwards is a shorter queue."""
-        self._max_wait_s = self._settings.max_wait_outage_s if away else self._settings.max_wait_s
+        self._database_away = away
 
     def share_held(self) -> float:
         """How full the buffer is, between 0 and 1."""
@@ -115,6 +115,7 @@ class VoteBuffer:
             return
         votes, self._votes = self._votes, []
         receipts, self._receipts = self._receipts, []
+        self._busy = len(votes) >= self._settings.busy_votes
         batch = VoteBatch(uuid7(), self._node_id, tuple(votes))
         queue, body = wrap(batch)
         try:
@@ -154,6 +155,11 @@ class VoteBuffer:
         self.flush()
         if self._unsettled:
             await asyncio.wait(tuple(self._unsettled), timeout=timeout_s)
+
+    def _longest_wait_s(self) -> float:
+        """How long the first vote of a batch waits for others. A message costs as much as the work of dozens of votes,
+        so that two nodes with batches of half the size would be slower than one."""
+        return self._settings.max_wait_busy_s if self._busy or self._database_away else self._settings.max_wait_s
 
     def _keep(self, batch_id: UUID, votes: list[CastVote], receipts: list[Receipt]) -> None:
         self._awaiting_commit[batch_id] = (votes, receipts)

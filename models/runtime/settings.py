@@ -82,7 +82,8 @@ class NodeSettings(Section):
 class BatchSettings(Section):
     max_votes: Annotated[int, Meta(ge=1, le=10_000)]
     max_wait_s: Annotated[float, Meta(ge=0, le=1)]
-    max_wait_outage_s: Annotated[float, Meta(ge=0, le=1)]
+    busy_votes: Count
+    max_wait_busy_s: Annotated[float, Meta(ge=0, le=1)]
     capacity_votes: Count
     receipts: Count
 

@@ -67,7 +67,9 @@ class Voter:
 
 
 def buffer_with(broker: Broker, **changes: float) -> VoteBuffer:
-    settings = BatchSettings(max_votes=3, max_wait_s=0.01, max_wait_outage_s=0.02, capacity_votes=5, receipts=100)
+    settings = BatchSettings(
+        max_votes=3, max_wait_s=0.01, busy_votes=4, max_wait_busy_s=60, capacity_votes=5, receipts=100
+    )
     return VoteBuffer(
         cast(Publisher, broker),
         msgspec.structs.replace(settings, **changes),
@@ -88,6 +90,28 @@ async def test_votes_that_come_together_travel_together_and_in_order() -> None:
     # The third makes a batch full; the fourth waits for company, in vain
     assert broker.options() == [[0, 1, 2]]
     await eventually(lambda: broker.options() == [[0, 1, 2], [3]], "the second batch")
+
+
+async def test_under_load_and_while_nothing_can_be_stored_a_batch_waits_longer_for_company() -> None:
+    broker = Broker()
+    buffer = buffer_with(broker, busy_votes=2)
+    # Given a batch of as many votes as tell of load
+    buffer.add(vote(0), Voter())
+    buffer.add(vote(1), Voter())
+    buffer.flush()
+    # Then the next vote waits longer than one at rest, until others have made its batch full
+    buffer.add(vote(2), Voter())
+    await asyncio.sleep(0.05)
+    assert broker.options() == [[0, 1]]
+    buffer.flush()
+    # And after that batch of one the next doesn't, but while the database is away
+    broker.confirm()
+    buffer.add(vote(0), Voter())
+    await eventually(lambda: broker.options() == [[0, 1], [2], [0]], "a batch at rest")
+    buffer.database_away(True)
+    buffer.add(vote(1), Voter())
+    await asyncio.sleep(0.05)
+    assert broker.options() == [[0, 1], [2], [0]]
 
 
 async def test_nobody_is_answered_before_the_confirm_and_everybody_once_after_it() -> None:
