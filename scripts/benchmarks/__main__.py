@@ -35,7 +35,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=list(LINES), metavar="NAME", help=f"of {', '.join(LINES)}")
     parser.add_argument("--json", type=Path, help="raw figures (default: bench.json in the run folder)")
-    parser.add_argument("--costs", type=Path, help="write what scripts/capacity needs (after votes and crowd)")
+    parser.add_argument(
+        "--costs", type=Path, help="write what scripts/capacity needs (after votes, equal-rate and crowd)"
+    )
     parser.add_argument("--no-peer", action="store_true", help="without Socket.IO for Node.js")
     parser.add_argument("--prepared-peer", action="store_true", help="the peer with named, prepared statements")
     parser.add_argument("--run-dir", type=Path, default=Path(".run-bench"), help="emptied first (default %(default)s)")

@@ -85,7 +85,14 @@ class Bench:
         with Crowd.fitting(voters) as crowd:
             if seated:
                 crowd.gather(seats(self.addresses(nodes), codes, 0, voters, secrets.token_hex(3)))
-            yield Side(name, crowd, self.meters(nodes), stored_by(self.stage, codes), self.addresses(nodes))
+            yield Side(
+                name,
+                crowd,
+                self.meters(nodes),
+                stored_by(self.stage, codes),
+                self.stage.batches_stored,
+                self.addresses(nodes),
+            )
             crowd.leave()
 
     def addresses(self, nodes: Sequence[int]) -> list[tuple[str, int]]:

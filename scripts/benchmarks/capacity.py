@@ -26,8 +26,11 @@ class Assumptions:
     poll_votes_per_s: float = 80_000.0  # under one poll's row lock; measured for the design
     queue_messages_per_s: float = 37_000.0  # confirmed, by one quorum queue; measured for the design
     brokers_per_cluster: int = 3
+    broker_cores: int = 4  # of each broker; the leader of the votes queue and its connections use them together
     batch_votes: int = 500
     batch_wait_s: float = 0.004
+    busy_votes: int = 32  # a batch of so many tells of load, and the next waits longer
+    batch_wait_busy_s: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -70,15 +73,23 @@ class Estimate:
         return min((need for need in self.needs if need.limit is not None), key=lambda need: need.limit or 0.0)
 
 
+def votes_per_message(votes_per_s: float, assumed: Assumptions) -> float:
+    """On one node: a batch is sent a moment after its first vote."""
+    batch = 1 + votes_per_s * assumed.batch_wait_s
+    if batch >= assumed.busy_votes:
+        batch = 1 + votes_per_s * assumed.batch_wait_busy_s
+    return min(assumed.batch_votes, batch)
+
+
 def estimate(audience: Audience, cost: Costs, assumed: Assumptions | None = None) -> Estimate:
     """The fewest instances that carry the burst: acks while it lasts, complete totals ``settle_s`` after it."""
     assumed = assumed or Assumptions()
     nodes = _nodes(audience, cost, assumed)
     needs = (
         nodes,
-        _workers(audience, cost, assumed),
+        _workers(audience, cost, assumed, nodes.count),
         _brokers(audience, cost, assumed, nodes.count),
-        _database(audience, cost, assumed),
+        _database(audience, cost, assumed, nodes.count),
         _poll(audience, assumed),
     )
     return Estimate(needs, audience)
@@ -91,7 +102,8 @@ def node_load(audience: Audience, cost: Costs, assumed: Assumptions, nodes: int)
     # frames than its ticks are stretched to.
     changes_per_s = min(1 / assumed.tick_s, audience.votes_per_s / audience.rooms)
     frames_per_s = min(members_here * changes_per_s, assumed.results_per_s)
-    votes_us = audience.votes_per_s / nodes * cost.node_us_per_vote
+    vote_us = cost.node_us_per_vote + cost.node_us_per_message / _batch(audience, assumed, nodes)
+    votes_us = audience.votes_per_s / nodes * vote_us
     frames_us = frames_per_s * cost.node_us_per_frame
     return (votes_us + frames_us + members_here * cost.node_us_per_idle_second) / 1e6
 
@@ -117,28 +129,34 @@ def _nodes(audience: Audience, cost: Costs, assumed: Assumptions) -> Need:
     )
 
 
-def _workers(audience: Audience, cost: Costs, assumed: Assumptions) -> Need:
+def _batch(audience: Audience, assumed: Assumptions, nodes: int) -> float:
+    return votes_per_message(audience.votes_per_s / nodes, assumed)
+
+
+def _workers(audience: Audience, cost: Costs, assumed: Assumptions, nodes: int) -> Need:
     per_s = audience.voters / (audience.burst_s + assumed.settle_s)
-    count = max(1, math.ceil(per_s * cost.worker_us_per_vote / 1e6 / assumed.busy))
+    vote_us = cost.worker_us_per_vote + cost.worker_us_per_message / _batch(audience, assumed, nodes)
+    count = max(1, math.ceil(per_s * vote_us / 1e6 / assumed.busy))
     return Need("workers", count, f"{_thousands(per_s)} votes/s until {assumed.settle_s:g} s after the burst")
 
 
 def _brokers(audience: Audience, cost: Costs, assumed: Assumptions, nodes: int) -> Need:
     """A cluster is three. One broker leads the votes queue, so more votes mean more clusters, each with its rooms."""
-    per_node = audience.votes_per_s / nodes
-    batch = min(assumed.batch_votes, max(1.0, per_node * assumed.batch_wait_s))
+    batch = _batch(audience, assumed, nodes)
     messages_per_s = audience.votes_per_s / batch
-    by_cpu = audience.votes_per_s * cost.rabbitmq_us_per_vote / 1e6 / assumed.busy
+    vote_us = cost.rabbitmq_us_per_vote + cost.rabbitmq_us_per_message / batch
+    by_cpu = audience.votes_per_s * vote_us / 1e6 / (assumed.busy * assumed.broker_cores)
     clusters = max(1, math.ceil(max(messages_per_s / (assumed.queue_messages_per_s * assumed.busy), by_cpu)))
     because = f"{clusters} cluster{'s' * (clusters > 1)}: {_thousands(messages_per_s)} messages/s of {batch:.0f} votes"
     return Need("brokers", clusters * assumed.brokers_per_cluster, because)
 
 
-def _database(audience: Audience, cost: Costs, assumed: Assumptions) -> Need:
+def _database(audience: Audience, cost: Costs, assumed: Assumptions, nodes: int) -> Need:
     """One primary takes every vote, however many workers there are."""
     span_s = audience.burst_s + assumed.settle_s
-    cores = audience.voters / span_s * cost.postgres_us_per_vote / 1e6 / assumed.busy
-    limit = assumed.database_cores * assumed.busy * 1e6 / cost.postgres_us_per_vote * span_s
+    vote_us = cost.postgres_us_per_vote + cost.postgres_us_per_message / _batch(audience, assumed, nodes)
+    cores = audience.voters / span_s * vote_us / 1e6 / assumed.busy
+    limit = assumed.database_cores * assumed.busy * 1e6 / vote_us * span_s
     return Need("database cores", max(1, math.ceil(cores)), f"of {assumed.database_cores} on one primary", limit)
 
 

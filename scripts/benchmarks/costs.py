@@ -16,7 +16,7 @@ SHIPPED = Path(__file__).with_name("measured_costs.json")
 class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CPU per event of each server in microseconds, memory in KB; ``machine`` and ``measured_at`` say where and when.
 
-    ``votes_per_batch``: votes per message at the measured rate.
+    A vote costs its share of its message besides.
     """
 
     measured_at: str
@@ -26,6 +26,10 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     worker_us_per_vote: float
     postgres_us_per_vote: float
     rabbitmq_us_per_vote: float
+    node_us_per_message: float
+    worker_us_per_message: float
+    postgres_us_per_message: float
+    rabbitmq_us_per_message: float
     node_us_per_frame: float
     node_us_per_join: float
     node_us_per_idle_second: float
@@ -44,7 +48,7 @@ def read(path: Path = SHIPPED) -> Costs:
 def write(path: Path, report: Mapping[str, Any]) -> None:
     """Make the file out of a run's report.
 
-    :raises NotMeasured: it lacks the lines ``votes`` and ``crowd``
+    :raises NotMeasured: it lacks the lines ``votes``, ``equal-rate`` and ``crowd``
     """
     path.write_text(json.dumps(msgspec.to_builtins(derive(report)), indent=2) + "\n")
 
@@ -52,29 +56,41 @@ def write(path: Path, report: Mapping[str, Any]) -> None:
 def derive(report: Mapping[str, Any]) -> Costs:
     """Medians over Votemill's own turns, at 10 000 connections for whatever depends on their number.
 
-    The frames with totals that were written while they voted are taken out of the node's cost of a vote.
+    The frames with totals that were written while they voted are taken out of the node's cost of a vote. What a message
+    costs is what a vote costs more in the small batches of ``equal-rate`` than in the large ones of ``votes``.
 
     :raises NotMeasured: see there
     """
     raw = report["raw"]
-    crowd, votes = _ours(raw, "crowd"), _ours(raw, "votes")
+    crowd, votes, few = _ours(raw, "crowd"), _ours(raw, "votes"), _ours(raw, "equal-rate")
     waves, broadcasts = _ours(raw, "crowd-waves"), _ours(raw, "crowd-broadcasts")
 
     frame_us = _median([each["us_per_frame"] for each in broadcasts])
 
-    def of_votes(server: str) -> float:
-        return _median([turn["cpu_us"][server] for turn in votes])
+    def of_turns(server: str, turns: Sequence[Any]) -> float:
+        """Per vote, without frames."""
+        frames_us = frame_us if server == "node" else 0.0
+        return statistics.median(turn["cpu_us"][server] - turn["frames"] / turn["votes"] * frames_us for turn in turns)
+
+    def of_message(server: str) -> float:
+        dearer_us = of_turns(server, few) - of_turns(server, votes)
+        return max(0.0, dearer_us / (_messages_per_vote(few) - _messages_per_vote(votes)))
+
+    def of_vote(server: str, turns: Sequence[Any]) -> float:
+        return max(0.0, of_turns(server, turns) - of_message(server) * _messages_per_vote(turns))
 
     return Costs(
         measured_at=report["measured_at"],
         machine=report["machine"],
         note=f"load average at the end {report['load_average_at_end']}; {report['durability']}",
-        node_us_per_vote=_median(
-            [turn["cpu_us"]["node"] - turn["frames"] / turn["votes"] * frame_us for turn in crowd]
-        ),
-        worker_us_per_vote=of_votes("worker"),
-        postgres_us_per_vote=of_votes("postgres"),
-        rabbitmq_us_per_vote=of_votes("rabbitmq"),
+        node_us_per_vote=round(of_vote("node", crowd), 2),
+        worker_us_per_vote=round(of_vote("worker", votes), 2),
+        postgres_us_per_vote=round(of_vote("postgres", votes), 2),
+        rabbitmq_us_per_vote=round(of_vote("rabbitmq", votes), 2),
+        node_us_per_message=round(of_message("node"), 2),
+        worker_us_per_message=round(of_message("worker"), 2),
+        postgres_us_per_message=round(of_message("postgres"), 2),
+        rabbitmq_us_per_message=round(of_message("rabbitmq"), 2),
         node_us_per_frame=frame_us,
         node_us_per_join=_median([each["cpu_us"] for each in waves]),
         node_us_per_idle_second=_median([each["idle_cores"] / each["members"] * 1e6 for each in broadcasts]),
@@ -87,6 +103,10 @@ def _ours(raw: Mapping[str, Any], line: str) -> list[Any]:
     if not ours:
         raise NotMeasured(f"costs need the line {line.partition('-')[0]}")
     return ours
+
+
+def _messages_per_vote(turns: Sequence[Any]) -> float:
+    return statistics.median(turn["messages"] / turn["votes"] for turn in turns)
 
 
 def _median(values: Sequence[float]) -> float:

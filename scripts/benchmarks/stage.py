@@ -115,6 +115,10 @@ class Stage:
         """One statement of the application's role, committed at once."""
         return _query(self.database_url, statement, parameters)
 
+    def batches_stored(self) -> int:
+        """How many messages with votes the workers have stored so far."""
+        return int(self.query("SELECT count(*) FROM applied_batches")[0][0])
+
     def administer(self, statement: str) -> list[tuple[Any, ...]]:
         """One statement of PostgreSQL's administrator."""
         parts = urlsplit(self.database_url)

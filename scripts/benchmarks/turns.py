@@ -27,7 +27,7 @@ class TurnInvalid(Exception):
 @dataclass(frozen=True)
 class Turn:
     """``votes_per_s``: until all of them are in PostgreSQL (the peer's ``noop``: until they are acked).
-    ``cpu_us``: per vote and server, whole process trees. ``busy_cores``: of the whole machine, by anybody."""
+    ``messages``: batches of votes stored. ``cpu_us``: per vote and server, whole process trees. ``busy_cores``: of the whole machine, by anybody."""
 
     side: str
     votes: int
@@ -37,6 +37,7 @@ class Turn:
     cpu_us: dict[str, float]
     ack_ms: dict[str, float]
     frames: int
+    messages: int
     overdue: int
     refused: int
     busy_cores: float
@@ -52,17 +53,20 @@ class Turn:
 
 @dataclass
 class Side:
-    """Whose turn it may be. ``settle(crowd, votes)`` returns when so many votes more are stored."""
+    """Whose turn it may be. ``settle(crowd, votes)`` returns when so many votes more are stored; ``messages()`` tells how
+    many batches of votes ever were."""
 
     name: str
     crowd: Crowd
     meters: Mapping[str, Meter]
     settle: Callable[[Crowd, int], None] = lambda crowd, votes: None
+    messages: Callable[[], int] = lambda: 0
     addresses: Sequence[tuple[str, int]] = ()
     turns: list[Turn] = field(default_factory=list)
 
     def take_turn(self, window_s: float, rate: float | None = None) -> Turn:
         """:raises TurnInvalid, CrowdFailed, ProcessGone:"""
+        messages = self.messages()
         before, used, busy, began = self.crowd.look(), self.read_cpu(), busy_s(), time.monotonic()
         voted = self.crowd.vote(window_s, rate)
         self.settle(self.crowd, before.recorded + voted.acked)
@@ -80,6 +84,7 @@ class Side:
             cpu_us={name: spent / voted.acked * 1e6 for name, spent in used.items()},
             ack_ms=spread(voted),
             frames=after.frames - before.frames,
+            messages=self.messages() - messages,
             overdue=voted.overdue,
             refused=sum(voted.refused.values()),
             busy_cores=busy_cores,

@@ -15,6 +15,10 @@ COST = Costs(
     worker_us_per_vote=6,
     postgres_us_per_vote=12,
     rabbitmq_us_per_vote=3,
+    node_us_per_message=0,
+    worker_us_per_message=0,
+    postgres_us_per_message=0,
+    rabbitmq_us_per_message=0,
     node_us_per_frame=10,
     node_us_per_join=500,
     node_us_per_idle_second=1,
@@ -52,6 +56,25 @@ def test_workers_have_the_time_until_totals_must_be_complete():
     assert estimate(audience, COST, Assumptions(settle_s=0)).of("workers").count == 5
 
 
+def test_votes_that_come_alone_cost_a_message_each():
+    cost = msgspec.structs.replace(COST, worker_us_per_message=600, rabbitmq_us_per_message=500)
+    slow = Audience(voters=600_000, rooms=1_000, burst_s=60)  # 40 nodes by connections, 250 votes/s each
+    alone, together = (
+        estimate(slow, cost, Assumptions(batch_wait_s=wait_s, settle_s=0, connections_per_node=15_000))
+        for wait_s in (0.0, 0.036)
+    )
+    assert alone.of("nodes").count == together.of("nodes").count == 40
+    assert alone.of("workers").count == 11  # 10 000/s x 606 µs / 60 %
+    assert together.of("workers").count == 2  # ten votes share a message
+    assert alone.of("brokers").count > together.of("brokers").count
+
+
+def test_under_load_batches_are_larger():
+    assumed = Assumptions(batch_wait_s=0.004, busy_votes=32, batch_wait_busy_s=0.01)
+    sizes = [round(capacity.votes_per_message(rate, assumed)) for rate in (0, 1_000, 7_000, 10_000, 1_000_000)]
+    assert sizes == [1, 5, 29, 101, 500]
+
+
 def test_one_room_breaks_at_the_row_lock_and_many_at_the_database():
     one = estimate(Audience(voters=1_000_000, rooms=1, burst_s=10), COST).first_to_break
     many = estimate(Audience(voters=10_000_000, rooms=10_000, burst_s=10), COST).first_to_break
@@ -78,9 +101,9 @@ def test_senseless_audiences_are_refused(words):
 
 
 def test_costs_are_medians_of_our_own_turns_and_frames_are_not_counted_twice():
-    def turn(side: str, node_us: float) -> dict[str, object]:
-        cpu_us = {"node": node_us, "worker": 5.0, "postgres": 10.0, "rabbitmq": 2.0}
-        return {"side": side, "cpu_us": cpu_us, "votes": 1000, "frames": 500}
+    def turn(side: str, node_us: float, others_us: float = 5.0, messages: int = 10) -> dict[str, object]:
+        cpu_us = {"node": node_us, "worker": others_us, "postgres": others_us, "rabbitmq": others_us}
+        return {"side": side, "cpu_us": cpu_us, "votes": 1000, "frames": 500, "messages": messages}
 
     report = {
         "measured_at": "now",
@@ -89,13 +112,16 @@ def test_costs_are_medians_of_our_own_turns_and_frames_are_not_counted_twice():
         "durability": "fsync=on",
         "raw": {
             "votes": [turn("votemill", 20.0), turn("noop", 99.0)],
+            "equal-rate": [turn("votemill", 69.0, 54.0, 108), turn("insert", 999.0, 999.0)],
             "crowd": [turn("votemill", 30.0), turn("votemill", 34.0), turn("votemill", 31.0)],
             "crowd-waves": [{"side": "votemill", "cpu_us": 500.0, "kb": 30.0}],
             "crowd-broadcasts": [{"side": "votemill", "us_per_frame": 8.0, "idle_cores": 0.01, "members": 10_000}],
         },
     }
     derived = derive(report)
-    assert (derived.node_us_per_vote, derived.worker_us_per_vote, derived.node_us_per_frame) == (27.0, 5.0, 8.0)
+    assert (derived.node_us_per_message, derived.worker_us_per_message, derived.rabbitmq_us_per_message) == (500,) * 3
+    # Ten votes of a thousand bring their batch's message
+    assert (derived.node_us_per_vote, derived.worker_us_per_vote, derived.node_us_per_frame) == (22.0, 0.0, 8.0)
     assert derived.node_us_per_idle_second == 1.0
     assert msgspec.json.decode(msgspec.json.encode(derived), type=Costs) == derived
     with pytest.raises(NotMeasured):
