@@ -1,6 +1,7 @@
 """What both transports need of engine.io's aiohttp driver, mended where it would lose a client's packets."""
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from aiohttp import StreamReader, web
 from engineio import exceptions, packet, payload
 from engineio.async_drivers import aiohttp as aiohttp_driver
+
+log = logging.getLogger(__name__)
 
 _BODY_WITHIN_S = 20.0
 
@@ -25,6 +28,23 @@ class _WholeBody:
                 return await self._content.readexactly(size) if size else b""
         except (OSError, asyncio.IncompleteReadError) as error:
             raise exceptions.EngineIOError("the body did not come whole") from error
+
+
+class ClientErrors:
+    """Mixed into an engine: what clients do wrong is theirs, and no error of this server."""
+
+    sockets: dict[str, Any]
+
+    async def handle_request(self, request: web.Request) -> Any:
+        # engine.io lists a session for a while after its end, and stumbles over a POST for it.
+        sid = request.query.get("sid", "")
+        if sid in self.sockets and self.sockets[sid].closed:
+            del self.sockets[sid]
+        return await super().handle_request(request)  # type: ignore[misc]
+
+    def _log_error_once(self, _message: str, message_key: str) -> None:
+        """engine.io would log it as an error, with what the client has sent in it."""
+        log.debug("engine_request_refused", extra={"reason": message_key})
 
 
 def translate_request(request: web.Request) -> dict[str, Any]:
