@@ -10,13 +10,15 @@ SELECT id FROM polls WHERE expires_at <= %s ORDER BY id LIMIT %s FOR UPDATE SKIP
 """
 
 # voting_periods, state_changes and hosts go with their poll.
-DELETE_POLLS = (
-    "".join(
-        f"DELETE FROM {table} WHERE poll_id = ANY(%(polls)s::bigint[]);\n"
-        for table in ("votes", "tallies", "participants", "rejected_votes", "poll_batches", "poll_flushes")
-    )
-    + "DELETE FROM polls WHERE id = ANY(%(polls)s::bigint[])"
-)
+DELETE_POLLS = """
+DELETE FROM votes WHERE poll_id = ANY(%(polls)s::bigint[]);
+DELETE FROM tallies WHERE poll_id = ANY(%(polls)s::bigint[]);
+DELETE FROM participants WHERE poll_id = ANY(%(polls)s::bigint[]);
+DELETE FROM rejected_votes WHERE poll_id = ANY(%(polls)s::bigint[]);
+DELETE FROM poll_batches WHERE poll_id = ANY(%(polls)s::bigint[]);
+DELETE FROM poll_flushes WHERE poll_id = ANY(%(polls)s::bigint[]);
+DELETE FROM polls WHERE id = ANY(%(polls)s::bigint[])
+"""
 
 FORGET = """
 DELETE FROM applied_batches WHERE applied_at < %(before)s;

@@ -31,6 +31,7 @@ from socket_tier.http import SOCKET_IO_PATH, Edge
 from socket_tier.joining import Joining
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
+from socket_tier.payloads import Payloads
 from socket_tier.presence import Presence
 from socket_tier.redis_pipeline import RedisPipeline
 from socket_tier.refusals import Refused
@@ -157,11 +158,14 @@ class Node:
         )
         self.server.on_malformed = self._malformed
         if isinstance(self.server.eio, DirectEngine):
-            self.server.eio.lane = VoteLane(self.buffer, self.choices, self.shedding)
+            self.server.eio.lane = VoteLane(
+                self.buffer, self.choices, self.shedding, self.settings.node.max_command_id_chars
+            )
             self.server.eio.on_owed = self._pay_results
         self.vote_results = VoteResults(self.buffer, self.sessions, self.rooms, self.fanout, self.metrics)
+        self.payloads = Payloads(settings)
         Events(
-            settings=settings,
+            payloads=self.payloads,
             server=self.server,
             sessions=self.sessions,
             sockets=self.sockets,
@@ -193,6 +197,7 @@ class Node:
         )
         rest = Rest(
             settings=self.settings,
+            payloads=self.payloads,
             node_id=self.node_id,
             rooms=self.rooms,
             cache=self.cache,

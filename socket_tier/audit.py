@@ -24,6 +24,12 @@ _KEPT = 2_000
 _PER_MESSAGE = 200
 _MALFORMED = frozenset({400, 413, 415})
 
+
+def _printable(text: str) -> str:
+    """Part of a path, for example: with a NUL in it Postgres would refuse the entry and all that travel with it."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in text)
+
+
 _What = tuple[str, str, str, str]
 
 
@@ -80,6 +86,7 @@ class Audit:
         **details: str,
     ) -> None:
         """Record that something was done (``ok``) or tried (``refused``). ``actor`` is an id, never a name."""
+        action = _printable(action)
         what = (event, action, address, room_code)
         alike = self._repeated.get(what)
         if alike is not None:

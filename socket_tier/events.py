@@ -6,12 +6,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from models.runtime.logs import correlation_id
-from models.runtime.settings import Settings
 from models.wire import names
 from models.wire.commands import RestoreBrowser
 from models.wire.notices import BrowserRestored
 from models.wire.polls import BrowserRole
-from socket_tier import payloads
 from socket_tier.audit import Audit
 from socket_tier.cache import Cache
 from socket_tier.commands import Commands
@@ -19,6 +17,7 @@ from socket_tier.hosting import Controller, Hosting
 from socket_tier.joining import Joining
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
+from socket_tier.payloads import Payloads
 from socket_tier.refusals import CacheUnavailable, Invalid, Refused, unexpected
 from socket_tier.rooms import Rooms
 from socket_tier.server import SocketServer
@@ -41,7 +40,7 @@ class Events:
     def __init__(
         self,
         *,
-        settings: Settings,
+        payloads: Payloads,
         server: SocketServer,
         sessions: Sessions,
         sockets: SocketRooms,
@@ -56,7 +55,7 @@ class Events:
         metrics: NodeMetrics,
         node_id: UUID,
     ) -> None:
-        self._settings = settings
+        self._payloads = payloads
         self._server = server
         self._sessions = sessions
         self._sockets = sockets
@@ -82,22 +81,22 @@ class Events:
 
     async def _join(self, session: Session, payload: object) -> dict[str, Any]:
         self._limits.join(session.address)
-        return await self._hosting.join(session, payloads.join_host(payload))
+        return await self._hosting.join(session, self._payloads.join_host(payload))
 
     async def _join_room(self, session: Session, payload: object) -> dict[str, Any]:
         try:
-            return await self._joining.join(session, payloads.join_room(payload, self._settings.poll))
+            return await self._joining.join(session, self._payloads.join_room(payload))
         except Refused:
             self._metrics.count("joins.refused")
             raise
 
     async def _submit_vote(self, session: Session, payload: object) -> dict[str, Any]:
-        request = payloads.submit_vote(payload)
+        request = self._payloads.submit_vote(payload)
         self._limit_search(session, request.room_code)
         return await self._voting.submit(session, request)
 
     async def _change_poll_state(self, session: Session, payload: object) -> dict[str, Any]:
-        request = payloads.change_poll_state(payload)
+        request = self._payloads.change_poll_state(payload)
         self._limit_search(session, request.room_code)
         controller = Controller(session.address, request.host_token, session)
         return await self._hosting.change_state(controller, request)
@@ -107,8 +106,11 @@ class Events:
         if self._rooms.known(room_code) is None:
             self._limits.request(session.address)
 
-    async def _unknown(self, event: str, sid: str, *_payload: object) -> dict[str, Any]:
-        return Invalid("Unknown event", "unknown_event").body(uuid4().hex)
+    async def _unknown(self, _event: str, sid: str, *_payload: object) -> dict[str, Any]:
+        return await self._answered(self._no_such_event)(sid, None)
+
+    async def _no_such_event(self, _session: Session, _payload: object) -> dict[str, Any]:
+        raise Invalid("Unknown event", "unknown_event")
 
     def _answered(self, handle: Handler) -> Callable[..., Awaitable[dict[str, Any]]]:
         """Turns a handler's result, refusal or crash into one ack."""
@@ -200,13 +202,12 @@ class Events:
 
         A refusal only means that the client has to join by event, and hears the reason there.
         """
-        code, token = auth.get("roomCode"), auth.get("participantToken")
-        if not isinstance(token, str) or not isinstance(code, str):
-            return
         try:
+            request = self._payloads.resume(auth)
             self._limits.join(session.address)
-            await self._joining.resume(session, payloads.room_code(code), token)
+            await self._joining.resume(session, request.room_code, request.participant_token)
         except Refused as refusal:
+            self._audit.refusal(refusal, session.address)
             log.info("resume_refused", extra={"code": refusal.code})
 
     async def _put_back(self, session: Session) -> None:

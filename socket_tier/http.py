@@ -1,12 +1,12 @@
 """What holds for every HTTP request: who asks, from which page, and in which form errors are answered."""
 
-import json
 import logging
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 from aiohttp import web
 from uuid_utils.compat import uuid7
 
@@ -196,16 +196,23 @@ class Edge:
 async def json_body(request: web.Request) -> Any:
     """The body as JSON.
 
-    :raises Refused: not JSON, or not declared as such
+    :raises Refused: not JSON, not declared as such, or not come whole
     """
     if request.content_type != "application/json":
         raise Refused("Content-Type must be application/json", "invalid_content_type", status=415)
     try:
-        return json.loads(await request.read())
-    except (ValueError, RecursionError):
+        body = await request.read()
+    except (web.RequestPayloadError, OSError):
+        raise Refused("Request body did not come whole", "broken_body") from None
+    try:
+        return msgspec.json.decode(body)
+    except (ValueError, RecursionError):  # msgspec's own errors are ValueErrors, too
         raise Refused("Request body must be valid JSON", "invalid_json") from None
 
 
 def bearer_token(request: web.Request) -> str | None:
+    """The caller's token; None without one. What is not ASCII was never one of ours, and is an empty one."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+    if scheme.lower() != "bearer" or not token.strip():
+        return None
+    return token.strip() if token.isascii() else ""

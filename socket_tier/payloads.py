@@ -1,59 +1,89 @@
-"""What browsers send, checked once at the edge. Texts that the MVP client shows are fixed by the wire contract."""
+"""What browsers send, checked once at the edge: its shape and its types, then each field with its own words.
 
-import re
+What a type can say msgspec checks; the limits come from the settings. Texts that the MVP client shows are fixed by the
+wire contract. An absent field and null are the same, in events an empty text too; of a key that comes twice the last
+counts, as in browsers.
+"""
+
 import unicodedata
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Annotated, Any
 from uuid import UUID
 
-from models.runtime.settings import PollSettings
+import msgspec
+from msgspec import Meta
+
+from models.runtime.settings import Settings
+from models.wire.commands import OptionIndex
 from models.wire.polls import PollState
 from socket_tier.refusals import Invalid
 
-_ROOM_CODE = re.compile(r"[23456789A-HJ-NP-Z]{6}")
-_STATES = frozenset(state.value for state in PollState)
-_MAX_TOKEN = 2000
-_MAX_COMMAND_ID = 64
+# Python's $ also matches before a line feed at the end; \Z does not.
+_RoomCode = Annotated[str, Meta(pattern=r"^[2-9A-HJ-NP-Z]{6}\Z")]
+_ParticipantId = Annotated[str, Meta(max_length=100)]
+_NotEmpty = Annotated[str, Meta(min_length=1)]
+# Postgres has no NUL in a text. All else is kept as typed; what has no UTF-8 the JSON decoder has refused.
+_Storable = Annotated[str, Meta(pattern=r"^[^\x00]*\Z")]
 _NICKNAME_PUNCTUATION = frozenset(" _-.'")
 _EMOJI_JOINER = "\u200d"
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
+# Unicode calls these letters and symbols, and shows nothing: a name of them would look like none, or like another's.
+_BLANK_LETTERS = frozenset("\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 
 
-@dataclass(frozen=True, slots=True)
-class JoinRoom:
+class Payload(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """An object that a browser sends. Its fields are all that there may be."""
+
+
+class JoinRoom(Payload, frozen=True):
     room_code: str
     nickname: str
-    participant_token: str | None
+    participant_token: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class JoinHost:
+class JoinHost(Payload, frozen=True):
     """``viewer``: wants to look on and never to control."""
 
     room_code: str
-    host_token: str | None
-    viewer: bool
+    host_token: str | None = None
+    viewer: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SubmitVote:
+class SubmitVote(Payload, frozen=True):
+    """``participant_id`` is None when what was sent is no id at all, so nobody's."""
+
     room_code: str
-    participant_id: UUID | None  # None: not an id at all, so nobody's
+    participant_id: UUID | None
     option_index: int
-    command_id: str | None
+    command_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ChangePollState:
+class ChangePollState(Payload, frozen=True):
     room_code: str
     new_state: PollState
-    host_token: str | None
+    host_token: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NewPoll:
+class NewState(Payload, frozen=True):
+    """The body of ``change-poll-state``'s twin: the path names the room, a header the token."""
+
+    new_state: PollState
+
+
+class Resume(Payload, frozen=True):
+    """What a handshake may name, so that the socket is its participant again without a further event."""
+
+    room_code: str
+    participant_token: str
+
+
+class NewPoll(Payload, frozen=True):
     question: str
     options: tuple[str, ...]
+
+
+def command_id_type(max_chars: int) -> Any:
+    """The msgspec type of a client's own id for a command: short, without control characters."""
+    return Annotated[str, Meta(min_length=1, max_length=max_chars, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 
 
 def room_code(value: object) -> str:
@@ -61,122 +91,147 @@ def room_code(value: object) -> str:
 
     :raises Invalid: not six characters of the alphabet
     """
-    if isinstance(value, str) and len(value) <= 64:
-        code = value.strip().upper()
-        if _ROOM_CODE.fullmatch(code):
-            return code
-    raise Invalid("Invalid room code format", "invalid_room_code")
+    typed = value.strip().upper() if isinstance(value, str) else value
+    return _fitting(typed, _RoomCode, "Invalid room code format", "invalid_room_code")
 
 
-def join_room(payload: object, limits: PollSettings) -> JoinRoom:
-    """:raises Invalid:"""
-    fields = _object(payload, {"roomCode", "nickname", "participantToken"})
-    if _blank(fields.get("roomCode")) or _blank(fields.get("nickname")):
-        raise Invalid("Missing required fields: roomCode and nickname", "missing_fields")
-    return JoinRoom(
-        room_code(fields["roomCode"]),
-        nickname(fields["nickname"], limits.nickname_max),
-        _token(fields.get("participantToken"), "participantToken"),
-    )
+class Payloads:
+    """Reads what browsers send, within the limits of the settings. Every method raises ``Invalid``."""
+
+    def __init__(self, settings: Settings) -> None:
+        poll = settings.poll
+        self._poll = poll
+        self._question: Any = Annotated[str, Meta(max_length=poll.question_max)]
+        self._options: Any = Annotated[list[Any], Meta(min_length=poll.options_min, max_length=poll.options_max)]
+        self._option: Any = Annotated[str, Meta(min_length=1, max_length=poll.option_max)]
+        self._nickname: Any = Annotated[str, Meta(min_length=1, max_length=poll.nickname_max)]
+        # Signed tokens are printable ASCII: what isn't was never one of ours.
+        self._token: Any = Annotated[str, Meta(max_length=settings.node.max_token_chars, pattern=r"^[!-~]*\Z")]
+        self._command_id = command_id_type(settings.node.max_command_id_chars)
+
+    def join_room(self, payload: object) -> JoinRoom:
+        fields = _fields(payload, JoinRoom)
+        return JoinRoom(
+            room_code(fields["roomCode"]),
+            self.nickname(fields["nickname"]),
+            self._optional(fields, "participantToken", self._token),
+        )
+
+    def join_host(self, payload: object) -> JoinHost:
+        """A bare room code, or an object."""
+        if isinstance(payload, str):
+            return JoinHost(room_code(payload))
+        fields = _fields(payload, JoinHost)
+        return JoinHost(
+            room_code(fields["roomCode"]),
+            self._optional(fields, "hostToken", self._token),
+            self._optional(fields, "viewer", bool) or False,
+        )
+
+    def submit_vote(self, payload: object) -> SubmitVote:
+        fields = _fields(payload, SubmitVote)
+        return SubmitVote(
+            room_code(fields["roomCode"]),
+            _uuid(_fitting(fields["participantId"], _ParticipantId, "Invalid participantId")),
+            _fitting(fields["optionIndex"], OptionIndex, "Invalid option index", "invalid_option"),
+            self._optional(fields, "commandId", self._command_id),
+        )
+
+    def change_poll_state(self, payload: object) -> ChangePollState:
+        fields = _fields(payload, ChangePollState)
+        return ChangePollState(
+            room_code(fields["roomCode"]),
+            _state(fields["newState"]),
+            self._optional(fields, "hostToken", self._token),
+        )
+
+    def new_state(self, payload: object) -> PollState:
+        return _state(_fields(payload, NewState)["newState"])
+
+    def resume(self, payload: object) -> Resume:
+        fields = _fields(payload, Resume)
+        token = _fitting(fields["participantToken"], self._token, "Invalid participantToken")
+        return Resume(room_code(fields["roomCode"]), token)
+
+    def new_poll(self, payload: object) -> NewPoll:
+        fields = _fields(payload, NewPoll)
+        too_long = f"Question must be {self._poll.question_max} characters or less"
+        question = _fitting(_trimmed(fields["question"]), _NotEmpty, "Question must not be empty", "invalid_question")
+        _fitting(question, self._question, too_long, "invalid_question")
+        _fitting(question, _Storable, "Invalid characters in question", "invalid_characters")
+        how_many = f"Options array must contain {self._poll.options_min}-{self._poll.options_max} elements"
+        listed = _fitting(fields["options"], self._options, how_many, "invalid_options")
+        options = tuple(self._an_option(option) for option in listed)
+        if len({option.casefold() for option in options}) != len(options):
+            raise Invalid("Options must be distinct", "invalid_options")
+        return NewPoll(question, options)
+
+    def nickname(self, value: object) -> str:
+        """Trimmed, otherwise as typed."""
+        length = f"Nickname must be 1-{self._poll.nickname_max} characters"
+        name: str = _fitting(_trimmed(value), self._nickname, length, "invalid_nickname")
+        if not all(_allowed_in_nickname(character) for character in name) or not any(map(_visible, name)):
+            raise Invalid("Nickname may contain letters, digits, emoji, spaces and _ - . ' only", "invalid_nickname")
+        return name
+
+    def _an_option(self, value: object) -> str:
+        length = f"Each option must be 1-{self._poll.option_max} characters"
+        option: str = _fitting(_trimmed(value), self._option, length, "invalid_options")
+        return _fitting(option, _Storable, "Invalid characters in option", "invalid_characters")
+
+    @staticmethod
+    def _optional(fields: dict[str, Any], name: str, kind: Any) -> Any:
+        value = fields.get(name)
+        return None if value is None or value == "" else _fitting(value, kind, f"Invalid {name}")
 
 
-def join_host(payload: object) -> JoinHost:
-    """A bare room code, or an object.
+def _fitting(value: Any, kind: Any, error: str, code: str = "invalid_payload") -> Any:
+    """The value, if it is of this type. Nothing is converted but a text to the enumeration that it names.
+
+    :raises Invalid: it is not; with these words
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        raise Invalid(error, code) from None
+
+
+def _fields(payload: object, kind: type[Payload]) -> dict[str, Any]:
+    """The payload's own fields: no others, and none missing that is required.
 
     :raises Invalid:
     """
-    if isinstance(payload, str):
-        return JoinHost(room_code(payload), None, viewer=False)
-    fields = _object(payload, {"roomCode", "hostToken", "viewer"})
-    if _blank(fields.get("roomCode")):
-        raise Invalid("Missing required fields: roomCode", "missing_fields")
-    viewer = fields.get("viewer", False)
-    if not isinstance(viewer, bool):
-        _wrong("viewer")
-    return JoinHost(room_code(fields["roomCode"]), _token(fields.get("hostToken"), "hostToken"), viewer)
+    if not isinstance(payload, dict):
+        raise Invalid("Invalid payload: expected an object", "invalid_payload")
+    known = msgspec.structs.fields(kind)
+    if payload.keys() - {field.encode_name for field in known}:
+        raise Invalid("Invalid payload: it has fields that are not known here", "unknown_field")
+    required = [field.encode_name for field in known if field.required]
+    if any(payload.get(name) is None or (payload[name] == "" and kind is not NewPoll) for name in required):
+        raise Invalid(f"Missing required fields: {_listed(required)}", "missing_fields")
+    return payload
 
 
-def submit_vote(payload: object) -> SubmitVote:
-    """:raises Invalid:"""
-    fields = _object(payload, {"roomCode", "participantId", "optionIndex", "commandId"})
-    option = fields.get("optionIndex")
-    participant = fields.get("participantId")
-    if _blank(fields.get("roomCode")) or _blank(participant) or option is None:
-        raise Invalid("Missing required fields: roomCode, participantId, and optionIndex", "missing_fields")
-    code = room_code(fields["roomCode"])
-    if not isinstance(participant, str):
-        _wrong("participantId")
-    if not isinstance(option, int) or isinstance(option, bool) or not 0 <= option <= 32767:
-        raise Invalid("Invalid option index", "invalid_option")
-    command_id = fields.get("commandId")
-    if command_id is not None and not (isinstance(command_id, str) and 0 < len(command_id) <= _MAX_COMMAND_ID):
-        _wrong("commandId")
-    if command_id is not None:
-        _storable(command_id, "commandId")
-    return SubmitVote(code, _uuid(participant), option, command_id)
+def _listed(names: list[str]) -> str:
+    """As the MVP's texts have it: a; a and b; a, b, and c."""
+    *first, last = names
+    return last if not first else f"{', '.join(first)}{',' if len(first) > 1 else ''} and {last}"
 
 
-def change_poll_state(payload: object) -> ChangePollState:
-    """:raises Invalid:"""
-    fields = _object(payload, {"roomCode", "newState", "hostToken"})
-    if _blank(fields.get("roomCode")) or _blank(fields.get("newState")):
-        raise Invalid("Missing required fields: roomCode and newState", "missing_fields")
-    return ChangePollState(
-        room_code(fields["roomCode"]),
-        poll_state(fields["newState"]),
-        _token(fields.get("hostToken"), "hostToken"),
-    )
+def _state(value: object) -> PollState:
+    state: PollState = _fitting(value, PollState, "Invalid state: expected waiting, open or closed", "invalid_state")
+    return state
 
 
-def poll_state(value: object) -> PollState:
-    """:raises Invalid:"""
-    if isinstance(value, str) and value in _STATES:
-        return PollState(value)
-    raise Invalid("Invalid state: expected waiting, open or closed", "invalid_state")
-
-
-def new_poll(payload: object, limits: PollSettings) -> NewPoll:
-    """:raises Invalid:"""
-    fields = _object(payload, {"question", "options"})
-    question, options = fields.get("question"), fields.get("options")
-    if question is None or options is None:
-        raise Invalid("Missing required fields: question and options", "missing_fields")
-    if not isinstance(question, str) or not question.strip():
-        raise Invalid("Question must not be empty", "invalid_question")
-    question = question.strip()
-    if len(question) > limits.question_max:
-        raise Invalid(f"Question must be {limits.question_max} characters or less", "invalid_question")
-    _storable(question, "question")
-    if not isinstance(options, list) or not limits.options_min <= len(options) <= limits.options_max:
-        raise Invalid(
-            f"Options array must contain {limits.options_min}-{limits.options_max} elements", "invalid_options"
-        )
-    stripped = tuple(_option(option, limits) for option in options)
-    if len({option.casefold() for option in stripped}) != len(stripped):
-        raise Invalid("Options must be distinct", "invalid_options")
-    return NewPoll(question, stripped)
-
-
-def nickname(value: object, longest: int) -> str:
-    """Trimmed, otherwise as typed.
-
-    :raises Invalid: empty, too long, or with a character that nicknames may not have
-    """
-    if not isinstance(value, str):
-        _wrong("nickname")
-    name = value.strip()
-    if not 1 <= len(name) <= longest:
-        raise Invalid(f"Nickname must be 1-{longest} characters", "invalid_nickname")
-    if not all(_allowed_in_nickname(character) for character in name) or not any(map(_visible, name)):
-        raise Invalid("Nickname may contain letters, digits, emoji, spaces and _ - . ' only", "invalid_nickname")
-    return name
+def _trimmed(value: object) -> object:
+    return value.strip() if isinstance(value, str) else value
 
 
 def _allowed_in_nickname(character: str) -> bool:
     if character in _NICKNAME_PUNCTUATION or character == _EMOJI_JOINER or ord(character) in _SKIN_TONES:
         return True
     kind = unicodedata.category(character)
-    return kind[0] in "LMN" or kind == "So"
+    return (kind[0] in "LMN" or kind == "So") and character not in _BLANK_LETTERS
 
 
 def _visible(character: str) -> bool:
@@ -184,46 +239,8 @@ def _visible(character: str) -> bool:
     return kind[0] in "LN" or kind == "So"
 
 
-def _option(value: object, limits: PollSettings) -> str:
-    if not isinstance(value, str) or not 1 <= len(value.strip()) <= limits.option_max:
-        raise Invalid(f"Each option must be 1-{limits.option_max} characters", "invalid_options")
-    return _storable(value.strip(), "option")
-
-
-def _object(payload: object, allowed: set[str]) -> dict[str, Any]:
-    if not isinstance(payload, dict):
-        raise Invalid("Invalid payload: expected an object", "invalid_payload")
-    unknown = payload.keys() - allowed
-    if unknown:
-        raise Invalid("Invalid payload: it has fields that are not known here", "unknown_field")
-    return payload
-
-
-def _token(value: object, field: str) -> str | None:
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str) or len(value) > _MAX_TOKEN:
-        _wrong(field)
-    return value
-
-
 def _uuid(value: str) -> UUID | None:
     try:
         return UUID(value)
     except ValueError:
         return None
-
-
-def _storable(text: str, field: str) -> str:
-    """Postgres has no NUL in a text, and half a surrogate pair has no UTF-8."""
-    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise Invalid(f"Invalid characters in {field}", "invalid_characters")
-    return text
-
-
-def _blank(value: object) -> bool:
-    return value is None or value == ""
-
-
-def _wrong(field: str) -> NoReturn:
-    raise Invalid(f"Invalid {field}", "invalid_payload")

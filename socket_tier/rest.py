@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,7 +15,6 @@ from models.runtime.tokens import HostToken, InvalidToken, Tokens
 from models.wire.commands import CreatePoll, ExportRows
 from models.wire.notices import ExportedVote, PollCreated, RowsExported
 from models.wire.polls import PollSnapshot, iso_time, poll_view
-from socket_tier import payloads
 from socket_tier.audit import Audit
 from socket_tier.cache import Cache
 from socket_tier.commands import Commands
@@ -22,6 +22,7 @@ from socket_tier.health import Workers
 from socket_tier.hosting import Controller, Hosting
 from socket_tier.http import bearer_token, json_body, json_response
 from socket_tier.limits import Limits
+from socket_tier.payloads import ChangePollState, Payloads, room_code
 from socket_tier.refusals import CacheUnavailable, Refused, WorkersUnavailable, only_host
 from socket_tier.rooms import Room, Rooms
 from socket_tier.shedding import Shedding
@@ -30,8 +31,9 @@ from socket_tier.vote_buffer import now_us
 log = logging.getLogger(__name__)
 
 _EXPORT_PAGE = 1000
-# A spreadsheet runs what begins like a formula; a quote in front makes it text.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet runs what begins like a formula, in some languages also with the wide forms; an apostrophe in front
+# makes it text. Some split at semicolons or tabs instead of commas: what comes behind one may be a cell's beginning.
+_FORMULA = re.compile(r"(^|[;\t\r\n]\s*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
 
 
 class Rest:
@@ -41,6 +43,7 @@ class Rest:
         self,
         *,
         settings: Settings,
+        payloads: Payloads,
         node_id: UUID,
         rooms: Rooms,
         cache: Cache,
@@ -53,6 +56,7 @@ class Rest:
         shedding: Shedding,
     ) -> None:
         self._settings = settings
+        self._payloads = payloads
         self._node_id = node_id
         self._rooms = rooms
         self._cache = cache
@@ -76,7 +80,7 @@ class Rest:
         """:raises Refused:"""
         self._limits.create_poll(request["address"])
         self._shedding.newcomer()
-        new = payloads.new_poll(await json_body(request), self._settings.poll)
+        new = self._payloads.new_poll(await json_body(request))
         if self._workers.database_away():
             raise WorkersUnavailable()
         wait_s = self._settings.broker.reply_timeout_s
@@ -107,7 +111,7 @@ class Rest:
 
     async def read_poll(self, request: web.Request) -> web.Response:
         """:raises Refused:"""
-        code = payloads.room_code(request.match_info["code"])
+        code = room_code(request.match_info["code"])
         self._limits.read_room(code)
         stale = self._workers.database_away()
         try:
@@ -126,9 +130,8 @@ class Rest:
 
     async def change_state(self, request: web.Request) -> web.Response:
         """:raises Refused:"""
-        body = await json_body(request)
-        wanted = body if isinstance(body, dict) else {}
-        change = payloads.change_poll_state({**wanted, "roomCode": payloads.room_code(request.match_info["code"])})
+        code = room_code(request.match_info["code"])
+        change = ChangePollState(code, self._payloads.new_state(await json_body(request)))
         controller = Controller(request["address"], bearer_token(request))
         return json_response(await self._hosting.change_state(controller, change))
 
@@ -137,7 +140,7 @@ class Rest:
 
         :raises Refused:
         """
-        room = await self._rooms.find(payloads.room_code(request.match_info["code"]))
+        room = await self._rooms.find(room_code(request.match_info["code"]))
         if not self._hosts(bearer_token(request), room):
             self._audit.note("export_refused", outcome="refused", room_code=room.code, address=request["address"])
             raise only_host()
@@ -214,7 +217,7 @@ def _both(poll: PollSnapshot, participant_count: int, room: Room | None = None) 
 
 def _row(poll: PollSnapshot, vote: ExportedVote) -> tuple[str, ...]:
     cells = (vote.nickname or "", poll.options[vote.option_index])
-    safe = tuple(f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell for cell in cells)
+    safe = tuple(_FORMULA.sub(r"\1'", cell) for cell in cells)
     return (*safe, iso_time(vote.first_voted_at_us), iso_time(vote.last_voted_at_us))
 
 

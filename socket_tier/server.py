@@ -67,8 +67,9 @@ class SocketServer(socketio.AsyncServer):
             ping_interval=settings.node.ping_interval_s,
             ping_timeout=settings.node.ping_timeout_s,
             http_compression=False,
-            logger=False,
-            engineio_logger=False,
+            # Loggers and not False, for which each would add a handler of its own that writes beside our lines.
+            logger=logging.getLogger("socketio.server"),
+            engineio_logger=logging.getLogger("engineio.server"),
             namespaces=["/"],
         )
         if isinstance(self.eio, DirectEngine):

@@ -25,6 +25,12 @@ class _Context(logging.Filter):
         return True
 
 
+def _on_one_line(value: object) -> str:
+    """Escaped where it would break the line, or could make a terminal show another one."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)
+
+
 class _TextFormatter(logging.Formatter):
     """``time LEVEL instance event key=value ...`` for a person at a terminal."""
 
@@ -33,7 +39,7 @@ class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         fields = (
-            f"{key}={value}"
+            f"{key}={_on_one_line(value)}"
             for key, value in record.__dict__.items()
             if key not in self._standard and value != "" and not key.startswith(("service.", "env"))
         )

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 from dynaconf import Dynaconf
+from dynaconf.utils.parse_conf import parse_conf_data
 from msgspec import Meta
 
 EX_CONFIG = 78  # sysexits.h
@@ -71,6 +72,8 @@ class NodeSettings(Section):
     max_packet_bytes: Count
     max_event_bytes: Count
     max_body_bytes: Count
+    max_token_chars: Count
+    max_command_id_chars: Annotated[int, Meta(ge=1, le=1000)]
     transport: Annotated[str, Meta(pattern="^(direct|stock)$")]
     connect_deadline_s: Seconds
     slow_client_skip_bytes: Count
@@ -234,7 +237,10 @@ def load(settings_file: Path = SETTINGS_FILE) -> Settings:
         envvar_prefix="VOTEMILL",
         env_switcher="VOTEMILL_ENV",
     )
-    raw = {key.lower(): value for key, value in source.as_dict().items()}
+    try:
+        raw = {key.lower(): value for key, value in source.as_dict().items()}
+    except Exception as error:  # dynaconf's own errors have no common class, and hold the value: it may be a secret
+        raise SettingsError([_unreadable(error)]) from None
     raw.pop("env", None)
     problems = [f"{name}: unknown section" for name in raw if name not in SECTIONS]
     sections: dict[str, Any] = {}
@@ -286,6 +292,17 @@ def contradictions(settings: Settings) -> list[str]:
         if not settings.security.secure_cookies:
             problems.append("security.secure_cookies: must be true in production")
     return problems
+
+
+def _unreadable(error: Exception) -> str:
+    """Which variable dynaconf stumbled over, and never what is in it."""
+    for name, value in os.environ.items():
+        if name.startswith("VOTEMILL_"):
+            try:
+                parse_conf_data(value, tomlfy=True)
+            except Exception:
+                return f"{name}: can't be read ({type(error).__name__}); its value is not shown"
+    return f"a value can't be read ({type(error).__name__}); it is not shown"
 
 
 def _section(name: str, kind: type[Section], raw: Any, problems: list[str]) -> Section | None:

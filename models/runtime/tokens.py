@@ -5,12 +5,15 @@ the longest token lives.
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from itsdangerous import BadData, URLSafeTimedSerializer
+
+_TOKEN = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class InvalidToken(Exception):
@@ -76,6 +79,9 @@ class Tokens:
         return UUID(self._read(self._browser, text))
 
     def _read(self, serializer: URLSafeTimedSerializer, text: str):  # type: ignore[no-untyped-def]
+        # base64's decoder passes over whatever is not of its alphabet: one token would have any number of spellings.
+        if not _TOKEN.fullmatch(text):
+            raise InvalidToken("not a token's characters")
         try:
             value, signed_at = serializer.loads(text, return_timestamp=True)
         except BadData as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-import xmlrpc.client
+import xmlrpc.client  # our own supervisor answers, on a socket of ours  # nosec B411
 from collections.abc import Callable
 from pathlib import Path
 

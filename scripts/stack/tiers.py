@@ -77,7 +77,8 @@ def node_is_ready(plan: Plan, name: str) -> bool:
 def node_is_healthy(plan: Plan, name: str) -> bool:
     """Whether the node reaches every server, and has heard of workers for every queue."""
     try:
-        with urllib.request.urlopen(f"http://{ports.LOOPBACK}:{plan.node_ports[name]}/api/health", timeout=2) as answer:
+        url = f"http://{ports.LOOPBACK}:{plan.node_ports[name]}/api/health"
+        with urllib.request.urlopen(url, timeout=2) as answer:  # always http  # nosec B310
             return bool(json.load(answer)["status"] == "healthy")
     except (OSError, ValueError):
         return False

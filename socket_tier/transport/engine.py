@@ -14,7 +14,7 @@ from engineio import exceptions, packet
 from engineio.async_drivers import aiohttp as aiohttp_driver
 
 from socket_tier.transport.direct_socket import DirectSocket, Lane
-from socket_tier.transport.driver import translate_request
+from socket_tier.transport.driver import ClientErrors, translate_request
 from socket_tier.transport.unhurried import Unhurried
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def _ignore(*_: Any) -> None:
     """Nobody counts."""
 
 
-class DirectEngine(engineio.AsyncServer):
+class DirectEngine(ClientErrors, engineio.AsyncServer):
     """``lane`` is offered each text message of a WebSocket client before python-socketio sees it."""
 
     soft_cap_bytes = 64 * 1024

@@ -5,13 +5,14 @@ else comes goes the ordinary way, which knows every refusal and its words.
 """
 
 import time
-from typing import Annotated, Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 from uuid import uuid4
 
 import msgspec
 
-from models.wire.commands import CastVote
+from models.wire.commands import CastVote, OptionIndex
 from socket_tier.choices import Choices
+from socket_tier.payloads import command_id_type
 from socket_tier.refusals import Refused, unexpected
 from socket_tier.rooms import Member, Room
 from socket_tier.sessions import Session
@@ -21,16 +22,39 @@ from socket_tier.transport.frames import text_frame
 from socket_tier.vote_buffer import VoteBuffer, now_us
 
 _MOST_ACK_DIGITS = 9
+CommandId = TypeVar("CommandId", bound=str)
 
 
-class _Vote(msgspec.Struct, forbid_unknown_fields=True):
+class LaneVote(msgspec.Struct, Generic[CommandId], frozen=True, forbid_unknown_fields=True):
+    """``payloads.SubmitVote`` before its room code is upper-cased and its id read: here both must be exact."""
+
     roomCode: str
     participantId: str
-    optionIndex: Annotated[int, msgspec.Meta(ge=0, le=32767)]
-    commandId: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
+    optionIndex: OptionIndex
+    commandId: CommandId | None = None
 
 
-_decoder = msgspec.json.Decoder(tuple[Literal["submit-vote"], _Vote])
+class VoteDecoder:
+    """``decoder(data)`` is the ack's number and the vote; None for whatever the ordinary way must look at."""
+
+    def __init__(self, max_command_id_chars: int) -> None:
+        command_id = command_id_type(max_command_id_chars)
+        vote = LaneVote[command_id]  # type: ignore[valid-type]  # known at run time, from the settings
+        self._decode = msgspec.json.Decoder(tuple[Literal["submit-vote"], vote]).decode
+
+    def __call__(self, data: bytes) -> tuple[bytes, LaneVote[str]] | None:
+        if data[:2] != b"42":
+            return None
+        start = data.find(b"[", 2, 3 + _MOST_ACK_DIGITS)
+        ack = data[2:start]
+        if not ack.isdigit():
+            return None
+        try:
+            return ack, self._decode(data[start:])[1]
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+
+
 _encode = msgspec.json.Encoder().encode
 # Of JSON's special characters room codes and times hold none, and a command id comes encoded.
 _ACCEPTED = b'43%b[{"success":true,"status":"queued"}]'
@@ -110,23 +134,17 @@ class LaneReceipt:
 class VoteLane:
     """``VoteLane(...)(socket, data)`` is True when the message was a vote and is on its way."""
 
-    def __init__(self, buffer: VoteBuffer, choices: Choices, shedding: Shedding) -> None:
+    def __init__(self, buffer: VoteBuffer, choices: Choices, shedding: Shedding, max_command_id_chars: int) -> None:
         self._buffer = buffer
         self._shedding = shedding
+        self._decode = VoteDecoder(max_command_id_chars)
         self.choices = choices
 
     def __call__(self, socket: DirectSocket, data: bytes) -> bool:
         session: Session | None = socket.voter
-        if session is None or data[:2] != b"42":
+        if session is None or (decoded := self._decode(data)) is None:
             return False
-        start = data.find(b"[", 2, 3 + _MOST_ACK_DIGITS)
-        ack = data[2:start]
-        if not ack.isdigit():
-            return False
-        try:
-            _, request = _decoder.decode(data[start:])
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return False
+        ack, request = decoded
         entered = session.participants.get(request.roomCode)
         if entered is None:
             return False

@@ -6,10 +6,10 @@ import engineio
 from aiohttp import web
 from engineio.async_drivers import aiohttp as aiohttp_driver
 
-from socket_tier.transport.driver import decode, translate_request
+from socket_tier.transport.driver import ClientErrors, decode, translate_request
 
 
-class StockEngine(engineio.AsyncServer):
+class StockEngine(ClientErrors, engineio.AsyncServer):
     """Several times slower than ``DirectEngine``, and nothing bounds what a client leaves unread."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -53,7 +53,7 @@ def seat() -> Any:
 async def test_the_lane_decodes_a_vote_and_hands_it_over(benchmark, seat):
     buffer = Buffer()
     shedding = SimpleNamespace(vote=ignore)
-    lane = VoteLane(cast(Any, buffer), cast(Any, SimpleNamespace(note=ignore)), cast(Any, shedding))
+    lane = VoteLane(cast(Any, buffer), cast(Any, SimpleNamespace(note=ignore)), cast(Any, shedding), 64)
     assert benchmark(lane, seat, MESSAGE) is True
     assert buffer.last is not None
     assert (buffer.last.poll_id, buffer.last.participant_id, buffer.last.option_index) == (7, PARTICIPANT, 2)

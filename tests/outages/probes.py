@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from models.poll_store import CODE_ALPHABET
 from scripts.loadtest.rest import Base, Room
 
 
@@ -53,7 +54,7 @@ def read_poll(base: Base, code: str) -> Reply:
 
 def unknown_code() -> str:
     """A room code that no cache has; one in a billion belongs to a poll."""
-    return "".join(secrets.choice("23456789ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(6))
+    return "".join(secrets.choice(CODE_ALPHABET) for _ in range(6))
 
 
 def assert_put_off(reply: Reply, within_s: float) -> None:

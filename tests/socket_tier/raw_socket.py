@@ -61,6 +61,10 @@ class RawSocket:
         await self.send(f"42{number}[{','.join([json.dumps(event), *arguments])}]")
         return await self.answer(event, number, settled_s)
 
+    async def call(self, event: str, payload: Any) -> dict[str, Any]:
+        """Send an event; its ack."""
+        return await self.refusal(event, json.dumps(payload))
+
     async def answer(self, event: str, number: int, settled_s: float = 0.0) -> dict[str, Any]:
         """The one ack of that number, held against the documents."""
         head = f"43{number}["
@@ -90,9 +94,14 @@ class RawSocket:
 
 @asynccontextmanager
 async def raw_socket(
-    url: str, *, connect: bool = True, cookies: dict[str, str] | None = None
+    url: str,
+    *,
+    connect: bool = True,
+    cookies: dict[str, str] | None = None,
+    headers: dict[str, str] | None = None,
 ) -> AsyncIterator[RawSocket]:
-    async with aiohttp.ClientSession(cookies=cookies, cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+    jar = aiohttp.CookieJar(unsafe=True)
+    async with aiohttp.ClientSession(cookies=cookies, cookie_jar=jar, headers=headers) as session:
         address = url.replace("http", "ws", 1) + "/socket.io/?EIO=4&transport=websocket"
         socket = RawSocket(await session.ws_connect(address, max_msg_size=0))
         await socket.receive("0")

@@ -61,7 +61,7 @@ def declare(
     def run(argument: msgspec.Raw) -> None:
         try:
             decoded = decoder.decode(argument)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise NeverValid("undecodable", error) from error
         try:
             if lane is None:

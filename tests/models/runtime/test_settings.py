@@ -131,3 +131,27 @@ def test_a_process_with_wrong_settings_exits_with_78_and_says_why(module: str) -
     assert "settings: node.port" in done.stderr
     assert "settings: batch.max_votes" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.proves("FR-024", "FR-028", "FR-039")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SECURITY__SIGNING_KEYS", '@json ["{secret}'),
+        ("SECURITY__SIGNING_KEYS", "{secret}"),
+        ("SECURITY__SIGNING_KEYS", "@format {{{secret}}}"),
+        ("SECURITY__ADMIN_TOKEN", "@int {secret}"),
+        ("SECURITY__ADMIN_TOKEN", "@jinja {{{{ {secret}"),
+        ("AUDIT__ADDRESS_KEY", "{secret}"),
+        ("DATABASE__URL", "mysql://votemill:{secret}@127.0.0.1/x"),
+        ("BROKER__URL", "{secret}"),
+        ("REDIS__URL", "http://:{secret}@127.0.0.1"),
+    ],
+)
+def test_a_value_that_cant_be_read_is_not_shown(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    # Too short for a key, so that each of these is refused for its form
+    secret = "Zx81kQpWm4"  # pragma: allowlist secret
+    monkeypatch.setenv(f"VOTEMILL_{name}", value.format(secret=secret))
+    found = problems()
+    assert found
+    assert secret not in "".join(found)

@@ -85,3 +85,13 @@ def test_a_token_signed_where_the_clock_is_ahead_is_good(monkeypatch: pytest.Mon
     now = tokens_module.time.time()
     monkeypatch.setattr(tokens_module.time, "time", lambda: now - 2)
     assert tokens.read_participant(token) == ADA
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "..", "a.b.c", "\udcff\udcfe", "\ud800", "💥", "\x00", "e30.e30.e30", "." * 5000]
+)
+def test_what_was_never_a_token_is_refused(text: str) -> None:
+    tokens = Tokens([OLD], MONTH_S)
+    for read in (tokens.read_participant, tokens.read_host, tokens.read_browser):
+        with pytest.raises(InvalidToken):
+            read(text)

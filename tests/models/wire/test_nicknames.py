@@ -18,6 +18,9 @@ from models.wire.nicknames import nickname_key
         ("Ada  L", "ada l"),
         ("ﬁn", "FIN"),
         ("Ａｄａ", "ada"),
+        ("A\u200dda", "Ada"),
+        ("Ada\ufe0f", "Ada"),
+        ("A\u034fda\U000e0100", "Ada"),
     ],
 )
 def test_spellings_of_one_name_have_one_key(one: str, other: str) -> None:
