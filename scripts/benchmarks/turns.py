@@ -27,7 +27,8 @@ class TurnInvalid(Exception):
 @dataclass(frozen=True)
 class Turn:
     """``votes_per_s``: until all of them are in PostgreSQL (the peer's ``noop``: until they are acked).
-    ``messages``: batches of votes stored. ``cpu_us``: per vote and server, whole process trees. ``busy_cores``: of the whole machine, by anybody."""
+    ``messages``: batches of votes stored. ``cpu_us``: per vote and server, whole process trees. ``busy_cores``: of the
+    whole machine, by anybody."""
 
     side: str
     votes: int
@@ -53,8 +54,8 @@ class Turn:
 
 @dataclass
 class Side:
-    """Whose turn it may be. ``settle(crowd, votes)`` returns when so many votes more are stored; ``messages()`` tells how
-    many batches of votes ever were."""
+    """Whose turn it may be. ``settle(crowd, votes)`` returns when so many votes more are stored; ``messages()`` is how
+    many batches were stored so far."""
 
     name: str
     crowd: Crowd
