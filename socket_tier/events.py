@@ -203,9 +203,10 @@ class Events:
         A refusal only means that the client has to join by event, and hears the reason there.
         """
         try:
-            request = self._payloads.resume(auth)
-            self._limits.join(session.address)
-            await self._joining.resume(session, request.room_code, request.participant_token)
+            named = self._payloads.handshake(auth)
+            if named.room_code is not None and named.participant_token is not None:
+                self._limits.join(session.address)
+                await self._joining.resume(session, named.room_code, named.participant_token)
         except Refused as refusal:
             self._audit.refusal(refusal, session.address)
             log.info("resume_refused", extra={"code": refusal.code})

@@ -6,6 +6,7 @@ counts, as in browsers.
 """
 
 import unicodedata
+from functools import cache
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -69,11 +70,16 @@ class NewState(Payload, frozen=True):
     new_state: PollState
 
 
-class Resume(Payload, frozen=True):
-    """What a handshake may name, so that the socket is its participant again without a further event."""
+class Handshake(Payload, frozen=True):
+    """What a page says of itself when it connects: a room and a participant's token make the socket that participant.
 
-    room_code: str
-    participant_token: str
+    Hosts and viewers say what they are as well, and still join by an event.
+    """
+
+    room_code: str | None = None
+    participant_token: str | None = None
+    host_token: str | None = None
+    viewer: bool = False
 
 
 class NewPoll(Payload, frozen=True):
@@ -148,10 +154,15 @@ class Payloads:
     def new_state(self, payload: object) -> PollState:
         return _state(_fields(payload, NewState)["newState"])
 
-    def resume(self, payload: object) -> Resume:
-        fields = _fields(payload, Resume)
-        token = _fitting(fields["participantToken"], self._token, "Invalid participantToken")
-        return Resume(room_code(fields["roomCode"]), token)
+    def handshake(self, payload: object) -> Handshake:
+        fields = _fields(payload, Handshake)
+        named = fields.get("roomCode")
+        return Handshake(
+            None if named is None or named == "" else room_code(named),
+            self._optional(fields, "participantToken", self._token),
+            self._optional(fields, "hostToken", self._token),
+            self._optional(fields, "viewer", bool) or False,
+        )
 
     def new_poll(self, payload: object) -> NewPoll:
         fields = _fields(payload, NewPoll)
@@ -203,13 +214,19 @@ def _fields(payload: object, kind: type[Payload]) -> dict[str, Any]:
     """
     if not isinstance(payload, dict):
         raise Invalid("Invalid payload: expected an object", "invalid_payload")
-    known = msgspec.structs.fields(kind)
-    if payload.keys() - {field.encode_name for field in known}:
+    known, required = _names(kind)
+    if payload.keys() - known:
         raise Invalid("Invalid payload: it has fields that are not known here", "unknown_field")
-    required = [field.encode_name for field in known if field.required]
     if any(payload.get(name) is None or (payload[name] == "" and kind is not NewPoll) for name in required):
         raise Invalid(f"Missing required fields: {_listed(required)}", "missing_fields")
     return payload
+
+
+@cache
+def _names(kind: type[Payload]) -> tuple[frozenset[str], list[str]]:
+    """The names of all fields on the wire, and of those that must be there."""
+    fields = msgspec.structs.fields(kind)
+    return frozenset(field.encode_name for field in fields), [each.encode_name for each in fields if each.required]
 
 
 def _listed(names: list[str]) -> str:

@@ -112,8 +112,10 @@ class Voting:
             return entered
         room = await self._rooms.find(request.room_code)
         for role in session.roles:
-            if role.participant_id == request.participant_id and role.poll_id == room.poll.poll_id:
-                assert role.participant_id is not None
+            # A host's role has no participant, and what is no id at all names none either.
+            if role.participant_id is None or role.participant_id != request.participant_id:
+                continue
+            if role.poll_id == room.poll.poll_id:
                 member = await self._joining.enter(session, room, role.participant_id, role.nickname or "")
                 # What this participant voted by way of another node orders this vote behind it.
                 await self._joining.learn_choice(room, member)

@@ -103,6 +103,36 @@ async def test_nothing_but_a_whole_number_of_an_option_is_a_vote(
     await audited("invalid_input", address=address, action="invalid_option")
 
 
+@pytest.mark.proves("FR-008", "FR-012")
+@pytest.mark.parametrize(
+    ("auth", "code"),
+    [
+        ('{"roomCode":["ABC234"],"participantToken":"x"}', "invalid_room_code"),
+        ('{"roomCode":"ABC234","participantToken":{"toString":"x"}}', "invalid_payload"),
+        ('{"roomCode":"ABC234","participantToken":"' + "x" * 3_000 + '"}', "invalid_payload"),
+        ('{"roomCode":"ABC234","__proto__":{}}', "unknown_field"),
+    ],
+)
+async def test_a_handshake_that_means_something_else_connects_as_nobody_and_is_on_record(
+    node: GuardedNode, address: str, audited: Audited, auth: str, code: str
+) -> None:
+    async with raw_socket(node.url, connect=False, headers={FORWARDED: address}) as socket:
+        await socket.send(f"40{auth}")
+        await socket.receive("40{")
+        await audited("invalid_input", address=address, action=code)
+        assert (await socket.refusal("join", '"ZZZZZZ"'))["error"] == "Poll not found"
+
+
+@pytest.mark.proves("FR-008")
+@pytest.mark.parametrize("auth", ['{"roomCode":"ABC234","viewer":true}', '{"roomCode":"ABC234","hostToken":"x"}', "{}"])
+async def test_what_our_own_pages_say_in_the_handshake_is_no_offence(node: GuardedNode, auth: str) -> None:
+    before = node.log.read_text().count('"resume_refused"')
+    async with raw_socket(node.url, connect=False) as socket:
+        await socket.send(f"40{auth}")
+        await socket.receive("40{")
+    assert node.log.read_text().count('"resume_refused"') == before
+
+
 @pytest.mark.proves("FR-008")
 async def test_of_a_key_that_comes_twice_the_last_counts_for_every_reader(
     rest: Rest, new_browser: NewBrowser, node: GuardedNode

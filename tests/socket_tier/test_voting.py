@@ -135,6 +135,15 @@ async def test_nobody_votes_for_somebody_else(
     assert any("foreign_participant" in line and poll.code in line for line in logs.splitlines())
 
 
+async def test_a_host_has_no_vote_by_what_is_no_id(host: Browser, poll: Poll, stored_votes: StoredVotes) -> None:
+    # Given a host, whose role in the room has no participant
+    # When it votes with something that names none either
+    refused = await host.vote(poll.code, {"participantId": "nobody"}, 0)
+    # Then that is not its own
+    assert (refused["success"], refused["code"]) == (False, "not_joined")
+    assert stored_votes(poll.code) == {}
+
+
 @every_client
 async def test_a_closed_poll_is_not_voted_in_through_an_open_one(browser: Browser, rest: Rest, poll: Poll) -> None:
     # Given somebody in two polls, of which one is closed
