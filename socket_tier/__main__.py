@@ -26,13 +26,16 @@ async def serve(settings: Settings) -> None:
     logging.getLogger("aiohttp.server").addFilter(NotHttp(node.audit))
     runner = web.AppRunner(node.app, access_log=None, shutdown_timeout=2)
     await runner.setup()
-    site = web.TCPSite(runner, settings.node.host, settings.node.port, backlog=settings.node.backlog)
-    await site.start()
-    log.info("node_listening", extra={"host": settings.node.host, "port": settings.node.port})
-    await stop.wait()
-    log.info("node_draining")
-    await drain(node)
-    await runner.cleanup()
+    try:
+        site = web.TCPSite(runner, settings.node.host, settings.node.port, backlog=settings.node.backlog)
+        await site.start()
+        log.info("node_listening", extra={"host": settings.node.host, "port": settings.node.port})
+        await stop.wait()
+        log.info("node_draining")
+        await drain(node)
+    finally:
+        # Also when the port is taken: what runs by then would keep the process alive, without anybody hearing of it.
+        await runner.cleanup()
     log.info("node_stopped")
 
 

@@ -25,7 +25,7 @@ import pytest
 
 from models.runtime.hashed_addresses import hashed_address
 from models.runtime.settings import load
-from scripts.stack.ports import LOOPBACK, next_free
+from scripts.stack.ports import LOOPBACK, any_free
 from tests.socket_tier.conftest import kind, new_browser, node_process, rest
 from tests.socket_tier.waiting import eventually
 
@@ -68,7 +68,7 @@ def strict_node(run_dir: Path) -> Iterator[GuardedNode]:
 @contextmanager
 def guarded_node(run_dir: Path, name: str, **settings: str) -> Iterator[GuardedNode]:
     """Run a node of the stack's, with some settings changed (``LIMITS__UNLIMITED="true"``)."""
-    port = next_free(24_000)
+    port = any_free()
     log = run_dir / "log" / f"{name}.log"
     changed = {"LIMITS__UNLIMITED": "false", "NODE__NAME": name, "NODE__PORT": str(port), "LOG__JSON": "true"}
     # So that tests needn't wait long for what is written behind.
@@ -90,6 +90,9 @@ def _wait_healthy(node: GuardedNode, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _STARTS_WITHIN_S
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the node ended at its start; see {node.log}"
+        if "node_listening" not in node.log.read_text():
+            time.sleep(0.05)  # whoever answers on its port by now is somebody else
+            continue
         try:
             with urllib.request.urlopen(f"{node.url}/api/health", timeout=5) as answer:
                 if json.load(answer)["status"] == "healthy":

@@ -119,6 +119,17 @@ async def test_a_post_bomb_ends_its_own_session(node: GuardedNode, http: aiohttp
 
 
 @pytest.mark.proves("FR-014")
+async def test_what_comes_for_a_session_that_has_ended_is_refused(
+    node: GuardedNode, http: aiohttp.ClientSession
+) -> None:
+    # Ended by the client, and not yet forgotten by the server
+    client = await Poller(http, node.url).open()
+    assert await client.send("1") == 200
+    assert [await client.send('42["join","ZZZZZZ"]'), await client.send("3")] == [400, 400]
+    assert await client.poll() == ["400"]
+
+
+@pytest.mark.proves("FR-014")
 async def test_a_payload_full_of_attachments_is_passed_over(node: GuardedNode, http: aiohttp.ClientSession) -> None:
     client = await Poller(http, node.url).open()
     attachment = "b" + base64.b64encode(b"\x00" * 1_000).decode()
