@@ -31,6 +31,7 @@ from socket_tier.http import SOCKET_IO_PATH, Edge
 from socket_tier.joining import Joining
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
+from socket_tier.not_http import pass_over_unknown_expectations
 from socket_tier.payloads import Payloads
 from socket_tier.presence import Presence
 from socket_tier.redis_pipeline import RedisPipeline
@@ -184,6 +185,7 @@ class Node:
 
     def _web(self) -> web.Application:
         edge = Edge(self.settings, self.tokens, self.limits, self.audit, self.metrics)
+        pass_over_unknown_expectations()
         app = web.Application(middlewares=[edge.middleware], client_max_size=self.settings.node.max_body_bytes)
         app.on_response_prepare.append(edge.prepare)
         self.server.attach(app, socketio_path=SOCKET_IO_PATH.strip("/"))

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _CHUNK = 500  # members written before other work gets its turn
 _PING_EVERY_S = 0.5
+_CANCEL_EVERY_S = 0.5
 _DEAF_AFTER_S = 1.5
 
 
@@ -74,7 +75,10 @@ class Fanout(AsyncRedisManager):
 
     async def close(self) -> None:
         """End the listener that ``initialize`` has started."""
-        self.thread.cancel()
+        while not self.thread.done():
+            # Once may not be enough: Redis' client can take it for its own time-out, and the listener listens on.
+            self.thread.cancel()
+            await asyncio.wait([self.thread], timeout=_CANCEL_EVERY_S)
         await asyncio.gather(self.thread, return_exceptions=True)
         await self._drop_connection()
 

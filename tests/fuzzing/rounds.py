@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,6 +11,8 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 Example = TypeVar("Example")
+# Hypothesis can't be stopped in the middle of a round, so short runs have short ones.
+PER_ROUND = 150 if "FUZZ_SECONDS" in os.environ else 25
 
 
 def for_seconds(
@@ -18,7 +21,6 @@ def for_seconds(
     check: Callable[[Example], Any],
     *,
     first_seed: int = 0,
-    per_round: int = 150,
     between: Callable[[], Any] = lambda: None,
 ) -> int:
     """How many examples were checked. ``between`` is called before each round.
@@ -29,14 +31,14 @@ def for_seconds(
 
     def run(example: Example) -> None:
         nonlocal count
-        if time.monotonic() < ends:  # hypothesis can't be stopped in a round, but it needn't cost anything
+        if time.monotonic() < ends:
             count += 1
             check(example)
 
     while time.monotonic() < ends:
         between()
         limited = settings(
-            max_examples=per_round, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+            max_examples=PER_ROUND, deadline=None, database=None, suppress_health_check=list(HealthCheck)
         )
         seed(first_seed)(limited(given(inputs)(run)))()
         first_seed += 1

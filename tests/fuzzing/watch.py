@@ -59,8 +59,8 @@ class Watched:
 
 
 def _resident_kb(pid: object) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.findall(r"^VmRSS:\s+(\d+)", status, re.MULTILINE)[0])
+    resident = re.search(r"^VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(resident[1]) if resident else 0  # a process that has ended and was not waited for
 
 
 class Watch:

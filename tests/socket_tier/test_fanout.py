@@ -194,3 +194,28 @@ async def test_a_very_large_room_has_a_longer_tick() -> None:
     # Then the second waits for the longer tick
     assert time.monotonic() - began > 1
     await node.redis.close()
+
+
+async def test_a_listener_that_takes_its_cancelling_for_a_time_out_is_ended_all_the_same(redis_url: str) -> None:
+    # Given a listener that listens on once, as Redis' client may make it do
+    here = Here(redis_url)
+    swallowed = asyncio.Event()
+
+    async def listen_on() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            swallowed.set()
+        await asyncio.Event().wait()
+
+    here.fanout.initialize()
+    listener = here.fanout.thread
+    here.fanout.thread = asyncio.create_task(listen_on())
+    await asyncio.sleep(0)
+    # When the fan-out is closed, then it doesn't wait for ever
+    async with asyncio.timeout(20):
+        await here.fanout.close()
+    assert swallowed.is_set()
+    listener.cancel()
+    await asyncio.gather(listener, return_exceptions=True)
+    await here.pipeline.close()
