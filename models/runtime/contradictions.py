@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from models.runtime.settings import Settings
 
-DEVELOPMENT_SECRET = "development-"  # how secrets of no value begin in settings.toml
+_OF_NO_VALUE = "development-"  # how the secrets in settings.toml begin
 
 # After its sockets are gone a node still settles votes and confirms, and a worker its last transaction; each step has a
 # limit of its own, and these are their sums, in seconds.
@@ -88,9 +88,9 @@ def _sizes(settings: Settings) -> Iterator[str]:
 def _deployed(settings: Settings) -> Iterator[str]:
     """What is for development only: secrets that everybody knows, and doors that are open."""
     security, environment = settings.security, settings.environment
-    if any(key.startswith(DEVELOPMENT_SECRET) for key in security.signing_keys):
+    if any(key.startswith(_OF_NO_VALUE) for key in security.signing_keys):
         yield f"security.signing_keys: the development default is refused in {environment}"
-    if settings.audit.address_key.startswith(DEVELOPMENT_SECRET):
+    if settings.audit.address_key.startswith(_OF_NO_VALUE):
         yield f"audit.address_key: the development default is refused in {environment}"
     if any("guest:guest@" in url for url in settings.broker.urls):
         yield f"broker.url: RabbitMQ's default account is refused in {environment}"

@@ -7,6 +7,7 @@ reported together, with the key and what is expected. What each key means stands
 
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,17 +40,16 @@ def _address(form: str, pattern: str) -> Meta:
     return Meta(pattern=pattern, description=form, extra=_HIDDEN)
 
 
-DatabaseUrl = Annotated[str, _address("postgresql://USER:PASSWORD@HOST:PORT/NAME", r"^postgres(ql)?://.")]
+DatabaseUrl = Annotated[str, _address("postgresql://HOST:PORT/NAME", r"^postgres(ql)?://.")]
 ReplicaUrl = Annotated[
-    str, _address("postgresql://USER:PASSWORD@HOST:PORT/NAME or nothing", r"^(postgres(ql)?://.+)?$")
+    str,
+    _address("postgresql://HOST:PORT/NAME or nothing", r"^(postgres(ql)?://.+)?$"),
 ]
 BrokerUrl = Annotated[
     str,
-    _address(
-        "amqp://USER:PASSWORD@HOST:PORT/%2F, several separated by commas", r"^amqps?://[^, ]+(, *amqps?://[^, ]+)*$"
-    ),
+    _address("amqp://HOST:PORT/%2F, several separated by commas", r"^amqps?://[^, ]+(, *amqps?://[^, ]+)*$"),
 ]
-RedisUrl = Annotated[str, _address("redis://:PASSWORD@HOST:PORT/0, rediss:// or unix://", r"^(rediss?|unix)://.")]
+RedisUrl = Annotated[str, _address("redis://HOST:PORT/0, rediss:// or unix://", r"^(rediss?|unix)://.")]
 PublicUrl = Annotated[str, Meta(pattern=r"^(https?://[^/ ]+)?$", description="https://HOST without a path, or nothing")]
 Origin = Annotated[
     str, Meta(pattern=r"^(\*|https?://[^/ ]+)$", description="an origin like https://HOST, without a path or slash")
@@ -155,6 +155,7 @@ class WorkerSettings(Section):
     tick_s: Seconds
     sweep_s: Seconds
     heartbeat_s: Seconds
+    heartbeat_file: str
     outage_hold_s: Annotated[float, Meta(gt=0, le=1500)]
     straggler_wait_s: Seconds
     shutdown_s: Seconds
@@ -254,8 +255,10 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-def load(settings_file: Path = SETTINGS_FILE, environment: str | None = None) -> Settings:
+def load(settings_file: Path = SETTINGS_FILE, environment: str | None = None, unused: Collection[str] = ()) -> Settings:
     """Read and validate everything, for the environment that VOTEMILL_ENV names unless one is given.
+
+    ``unused`` sections may contradict what a deployment needs: who doesn't use a secret shouldn't have to be given it.
 
     :raises SettingsError: with every problem at once
     """
@@ -278,16 +281,19 @@ def load(settings_file: Path = SETTINGS_FILE, environment: str | None = None) ->
     if len(sections) == len(SECTIONS):
         settings = Settings(environment=environment, **sections)
         wrong = {problem.partition(":")[0] for problem in problems}
-        problems += [each for each in contradictions(settings) if each.partition(":")[0] not in wrong]
+        for problem in contradictions(settings):
+            key = problem.partition(":")[0]
+            if key not in wrong and key.partition(".")[0] not in unused:
+                problems.append(problem)
         if not problems:
             return settings
     raise SettingsError(problems)
 
 
-def load_or_exit() -> Settings:
+def load_or_exit(unused: Collection[str] = ()) -> Settings:
     """``load``, or print every problem to stderr and exit with 78 (EX_CONFIG)."""
     try:
-        return load()
+        return load(unused=unused)
     except SettingsError as error:
         for problem in error.problems:
             print(f"settings: {problem}", file=sys.stderr)
