@@ -40,7 +40,7 @@ async def serve(settings: Settings) -> None:
 
 
 def main() -> None:
-    settings = load_or_exit()
+    settings = load_or_exit(unused={"database", "worker"})
     collector.calm()
     logs.configure(settings.log, service="votemill-node", instance=settings.node.name, environment=settings.environment)
     uvloop.run(serve(settings))

@@ -1,6 +1,7 @@
 """Tells the nodes that this worker lives and what it knows of the database, also while the database hangs."""
 
 import time
+from pathlib import Path
 
 import redis
 
@@ -44,7 +45,7 @@ class Probe:
 
 
 class Heartbeat:
-    """One WorkerHeartbeat to all nodes per round."""
+    """One WorkerHeartbeat to all nodes per round; ``file``, unless empty, is touched for a health check to look at."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Heartbeat:
         results: ResultsPublisher,
         notices: Notices,
         levels: LogLevels,
+        file: str,
     ) -> None:
         self._worker = worker
         self._queues = queues
@@ -63,6 +65,7 @@ class Heartbeat:
         self._results = results
         self._notices = notices
         self._levels = levels
+        self._file = Path(file) if file else None
 
     def round(self) -> None:
         database = self._probe.database()
@@ -70,6 +73,8 @@ class Heartbeat:
         self._notices.tell_all(
             WorkerHeartbeat(self._worker, now_us(), self._queues, database, self._probe.database_ms, cache)
         )
+        if self._file is not None:
+            self._file.touch()
 
     def _redis_answers(self) -> bool:
         try:

@@ -153,6 +153,7 @@ class WorkerProcess:
             self.results,
             self.notices,
             LogLevels(self.settings.log.level),
+            settings.heartbeat_file,
         )
         sweep = Sweep(self.gate, self.rooms, self.results, self.metrics, settings.sweep_s)
         self._periodic("probe", PROBE_EVERY_S, probe.round)

@@ -8,7 +8,7 @@ from playhouse.migrations import MigrationError
 
 from models.database import DatabaseUnavailable
 from models.migrations.runner import migrate_down, migrate_up, migration_status
-from models.runtime.settings import load_or_exit
+from models.runtime.settings import SECTIONS, load_or_exit
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("command", choices=("up", "down", "status"))
     parser.add_argument("--to", type=int, help="up: the last number to apply; down: the number to go back to")
     arguments = parser.parse_args()
-    settings = load_or_exit().database
+    settings = load_or_exit(unused=SECTIONS.keys() - {"database"}).database
     try:
         if arguments.command == "status":
             for migration in migration_status(settings):

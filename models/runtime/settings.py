@@ -5,16 +5,18 @@ Environments (development, test, staging, production) are chosen by ``VOTEMILL_E
 reported together, with the key and what is expected. What each key means stands beside it in settings.toml.
 """
 
-import ipaddress
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import msgspec
-from dynaconf import Dynaconf
-from dynaconf.utils.parse_conf import parse_conf_data
 from msgspec import Meta
+
+from models.runtime import reading
+from models.runtime.contradictions import contradictions
+from models.runtime.expectations import nearest
 
 EX_CONFIG = 78  # sysexits.h
 ENVIRONMENTS = ("development", "test", "staging", "production")
@@ -22,8 +24,36 @@ SETTINGS_FILE = Path(__file__).resolve().parents[2] / "settings.toml"
 
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Count = Annotated[int, Meta(ge=1)]
+Rate = Annotated[float, Meta(gt=0, le=1_000_000)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Text = Annotated[str, Meta(min_length=1)]
+
+# Never shown, neither by a message nor by scripts/config.
+_HIDDEN = {"secret": True}
+Secret = Annotated[str, Meta(extra=_HIDDEN)]
+Key = Annotated[str, Meta(min_length=32, extra=_HIDDEN)]
+Keys = Annotated[list[Key], Meta(min_length=1, extra=_HIDDEN)]
+
+
+def _address(form: str, pattern: str) -> Meta:
+    """A URL with a password in it."""
+    return Meta(pattern=pattern, description=form, extra=_HIDDEN)
+
+
+DatabaseUrl = Annotated[str, _address("postgresql://HOST:PORT/NAME", r"^postgres(ql)?://.")]
+ReplicaUrl = Annotated[
+    str,
+    _address("postgresql://HOST:PORT/NAME or nothing", r"^(postgres(ql)?://.+)?$"),
+]
+BrokerUrl = Annotated[
+    str,
+    _address("amqp://HOST:PORT/%2F, several separated by commas", r"^amqps?://[^, ]+(, *amqps?://[^, ]+)*$"),
+]
+RedisUrl = Annotated[str, _address("redis://HOST:PORT/0, rediss:// or unix://", r"^(rediss?|unix)://.")]
+PublicUrl = Annotated[str, Meta(pattern=r"^(https?://[^/ ]+)?$", description="https://HOST without a path, or nothing")]
+Origin = Annotated[
+    str, Meta(pattern=r"^(\*|https?://[^/ ]+)$", description="an origin like https://HOST, without a path or slash")
+]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,8 +61,8 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DatabaseSettings(Section):
-    url: Annotated[str, Meta(pattern=r"^postgres(ql)?://")]
-    replica_url: Annotated[str, Meta(pattern=r"^(postgres(ql)?://.*)?$")]
+    url: DatabaseUrl
+    replica_url: ReplicaUrl
     replica_max_lag_s: Seconds
     pool_size: Count
     pool_wait_s: Seconds
@@ -42,7 +72,7 @@ class DatabaseSettings(Section):
 
 
 class BrokerSettings(Section):
-    url: Annotated[str, Meta(pattern=r"^amqps?://")]
+    url: BrokerUrl
     window_messages: Count
     publish_timeout_s: Seconds
     heartbeat_s: Annotated[int, Meta(ge=2, le=300)]
@@ -56,7 +86,7 @@ class BrokerSettings(Section):
 
 
 class RedisSettings(Section):
-    url: Annotated[str, Meta(pattern=r"^rediss?://|^unix://")]
+    url: RedisUrl
     timeout_s: Seconds
     reconnect_max_s: Seconds
     room_ttl_s: Count
@@ -66,15 +96,16 @@ class NodeSettings(Section):
     name: Text
     host: Text
     port: Port
-    public_url: str
+    public_url: PublicUrl
     drain_s: Annotated[float, Meta(ge=0, le=600)]
+    kill_timeout_s: Seconds
     backlog: Count
     max_packet_bytes: Count
     max_event_bytes: Count
     max_body_bytes: Count
     max_token_chars: Count
     max_command_id_chars: Annotated[int, Meta(ge=1, le=1000)]
-    transport: Annotated[str, Meta(pattern="^(direct|stock)$")]
+    transport: Literal["direct", "stock"]
     connect_deadline_s: Seconds
     slow_client_skip_bytes: Count
     slow_client_drop_bytes: Count
@@ -124,28 +155,30 @@ class WorkerSettings(Section):
     tick_s: Seconds
     sweep_s: Seconds
     heartbeat_s: Seconds
+    heartbeat_file: str
     outage_hold_s: Annotated[float, Meta(gt=0, le=1500)]
     straggler_wait_s: Seconds
     shutdown_s: Seconds
+    kill_timeout_s: Seconds
 
 
 class SecuritySettings(Section):
-    signing_keys: Annotated[list[Annotated[str, Meta(min_length=32)]], Meta(min_length=1)]
+    signing_keys: Keys
     token_max_age_s: Count
-    host_auth: Annotated[str, Meta(pattern="^(token|claim|off)$")]
+    host_auth: Literal["token", "claim", "off"]
     claim_window_s: Seconds
-    origins: list[str]
-    extra_origins: list[str]
+    origins: list[Origin]
+    extra_origins: list[Origin]
     trusted_proxies: list[str]
     secure_cookies: bool
-    admin_token: str
+    admin_token: Secret
 
 
 class BudgetSettings(Section):
     """``burst`` at once, and then ``per_s`` a second."""
 
     burst: Count
-    per_s: Annotated[float, Meta(gt=0)]
+    per_s: Rate
 
 
 class LimitSettings(Section):
@@ -164,9 +197,9 @@ class LimitSettings(Section):
 
 
 class AuditSettings(Section):
-    address_key: Annotated[str, Meta(min_length=32)]
+    address_key: Key
     entries_burst: Count
-    entries_per_s: Annotated[float, Meta(gt=0)]
+    entries_per_s: Rate
     coalesce_s: Seconds
     retention_days: Count
 
@@ -178,7 +211,7 @@ class ShedSettings(Section):
 
 
 class LogSettings(Section):
-    level: Annotated[str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$")]
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
     json: bool
 
 
@@ -222,113 +255,46 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-def load(settings_file: Path = SETTINGS_FILE) -> Settings:
-    """Read and validate everything.
+def load(settings_file: Path = SETTINGS_FILE, environment: str | None = None, unused: Collection[str] = ()) -> Settings:
+    """Read and validate everything, for the environment that VOTEMILL_ENV names unless one is given.
+
+    ``unused`` sections may contradict what a deployment needs: who doesn't use a secret shouldn't have to be given it.
 
     :raises SettingsError: with every problem at once
     """
-    environment = os.environ.get("VOTEMILL_ENV", "development")
+    environment = environment or os.environ.get("VOTEMILL_ENV", "development")
     if environment not in ENVIRONMENTS:
-        raise SettingsError([f"VOTEMILL_ENV: expected one of {', '.join(ENVIRONMENTS)}, got {environment!r}"])
-    source = Dynaconf(
-        settings_files=[str(settings_file)],
-        environments=True,
-        env=environment,
-        envvar_prefix="VOTEMILL",
-        env_switcher="VOTEMILL_ENV",
-    )
+        known = ", ".join(ENVIRONMENTS)
+        raise SettingsError(
+            [f"VOTEMILL_ENV: expected one of {known}; got {environment!r}{nearest(environment, ENVIRONMENTS)}"]
+        )
     try:
-        raw = {key.lower(): value for key, value in source.as_dict().items()}
-    except Exception as error:  # dynaconf's own errors have no common class, and hold the value: it may be a secret
-        raise SettingsError([_unreadable(error)]) from None
-    raw.pop("env", None)
-    problems = [f"{name}: unknown section" for name in raw if name not in SECTIONS]
-    sections: dict[str, Any] = {}
-    for name, kind in SECTIONS.items():
-        sections[name] = _section(name, kind, raw.get(name, {}), problems)
-    if not problems:
+        tables = reading.tables(settings_file)
+    except (OSError, ValueError) as error:
+        raise SettingsError([f"{settings_file.name}: {error}"]) from error
+    problems = reading.unread_tables(tables, ENVIRONMENTS)
+    try:
+        raw = reading.read(settings_file, environment)
+    except reading.Unreadable as error:
+        raise SettingsError([*problems, *error.problems]) from None
+    sections = reading.convert(SECTIONS, raw, tables.get(reading.DEFAULT, {}), problems)
+    if len(sections) == len(SECTIONS):
         settings = Settings(environment=environment, **sections)
-        problems = contradictions(settings)
+        wrong = {problem.partition(":")[0] for problem in problems}
+        for problem in contradictions(settings):
+            key = problem.partition(":")[0]
+            if key not in wrong and key.partition(".")[0] not in unused:
+                problems.append(problem)
         if not problems:
             return settings
     raise SettingsError(problems)
 
 
-def load_or_exit() -> Settings:
+def load_or_exit(unused: Collection[str] = ()) -> Settings:
     """``load``, or print every problem to stderr and exit with 78 (EX_CONFIG)."""
     try:
-        return load()
+        return load(unused=unused)
     except SettingsError as error:
         for problem in error.problems:
             print(f"settings: {problem}", file=sys.stderr)
         sys.exit(EX_CONFIG)
-
-
-def contradictions(settings: Settings) -> list[str]:
-    """What single keys can't show: settings that are each valid but don't go together."""
-    problems = []
-    if not settings.security.origins and not settings.security.extra_origins:
-        problems.append("security.origins: an empty list would switch origin checks off; name the allowed origins")
-    if settings.database.replica_url == settings.database.url:
-        problems.append("database.replica_url: must name a standby, not the primary of database.url")
-    for network in settings.security.trusted_proxies:
-        try:
-            ipaddress.ip_network(network)
-        except ValueError as error:
-            problems.append(f"security.trusted_proxies: {error}")
-    if settings.worker.outage_hold_s < settings.database.call_deadline_s:
-        problems.append("worker.outage_hold_s: must be at least database.call_deadline_s")
-    if settings.poll.options_min > settings.poll.options_max:
-        problems.append("poll.options_min: must not exceed poll.options_max")
-    if settings.environment == "production":
-        if settings.limits.unlimited:
-            problems.append("limits.unlimited: refused in production")
-        if "*" in settings.security.origins + settings.security.extra_origins:
-            problems.append("security.origins: '*' is refused in production")
-        if any(key.startswith("development-") for key in settings.security.signing_keys):
-            problems.append("security.signing_keys: the development default is refused in production")
-        if settings.audit.address_key.startswith("development-"):
-            problems.append("audit.address_key: the development default is refused in production")
-        if not settings.security.secure_cookies:
-            problems.append("security.secure_cookies: must be true in production")
-    return problems
-
-
-def _unreadable(error: Exception) -> str:
-    """Which variable dynaconf stumbled over, and never what is in it."""
-    for name, value in os.environ.items():
-        if name.startswith("VOTEMILL_"):
-            try:
-                parse_conf_data(value, tomlfy=True)
-            except Exception:
-                return f"{name}: can't be read ({type(error).__name__}); its value is not shown"
-    return f"a value can't be read ({type(error).__name__}); it is not shown"
-
-
-def _section(name: str, kind: type[Section], raw: Any, problems: list[str]) -> Section | None:
-    if not isinstance(raw, dict):
-        problems.append(f"{name}: expected a table")
-        return None
-    values = {str(key).lower(): value for key, value in raw.items()}
-    known = {field.name: field.type for field in msgspec.structs.fields(kind)}
-    found = len(problems)
-    problems += [f"{name}.{key}: unknown key" for key in values if key not in known]
-    converted = {}
-    for key, expected in known.items():
-        if key not in values:
-            problems.append(f"{name}.{key}: missing")
-            continue
-        try:
-            converted[key] = msgspec.convert(_plain(values[key]), expected)
-        except msgspec.ValidationError as error:
-            problems.append(f"{name}.{key}: {error}")
-    return kind(**converted) if len(problems) == found else None
-
-
-def _plain(value: Any) -> Any:
-    """Dynaconf's boxes as plain Python values."""
-    if isinstance(value, dict):
-        return {str(key).lower(): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -17,7 +17,7 @@ NAME = "haproxy"
 CONFIGURATION = """\
 global
     maxconn {connections}
-    hard-stop-after 30s
+    hard-stop-after {hard_stop}
     # Two stacks that choose the same port in the same moment would both get it, and half of each other's browsers.
     noreuseport
     log stdout format raw daemon notice
@@ -41,7 +41,7 @@ defaults
     http-error status 504 content-type application/json string '{busy}' hdr Retry-After 1
 
 frontend browsers
-    bind {host}:{port}
+    bind {bind}
     # What a client claims about its own address is thrown away: the nodes trust this header from here.
     http-request del-header X-Forwarded-For
     option forwardfor
@@ -81,15 +81,28 @@ def program(plan: Plan) -> Program:
 def prepare(plan: Plan) -> None:
     """Write the configuration for the nodes of this plan."""
     data = make_data_folder(plan.folder, NAME, account("haproxy"))
-    text = CONFIGURATION.format(
-        host=ports.LOOPBACK,
-        port=plan.options.port,
+    text = configuration(
+        bind=f"{ports.LOOPBACK}:{plan.options.port}",
         connections=_most_connections(),
         cookie_key=plan.folder.secret("balancer-cookie-key"),
-        busy=BUSY,
-        servers="\n".join(f"    server {name} {ports.LOOPBACK}:{port}" for name, port in plan.node_ports.items()),
+        servers=[f"server {name} {ports.LOOPBACK}:{port}" for name, port in plan.node_ports.items()],
     )
     write_for_server(data / "haproxy.cfg", text)
+
+
+def configuration(*, bind: str, connections: int, cookie_key: str, servers: list[str], hard_stop: str = "30s") -> str:
+    """The whole file: where browsers come in, and the lines that name the nodes.
+
+    ``hard_stop``: after a reload, or when it stops, tunnels are cut after this.
+    """
+    return CONFIGURATION.format(
+        bind=bind,
+        connections=connections,
+        cookie_key=cookie_key,
+        busy=BUSY,
+        hard_stop=hard_stop,
+        servers="\n".join(f"    {server}" for server in servers),
+    )
 
 
 def is_ready(plan: Plan) -> bool:

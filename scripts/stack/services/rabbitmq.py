@@ -55,7 +55,7 @@ def prepare(plan: Plan) -> None:
     data = make_data_folder(plan.folder, NAME, account("rabbitmq"))
     texts = {
         "rabbitmq.conf": CONFIGURATION.format(host=ports.LOOPBACK, port=plan.ports[NAME], data=data),
-        "definitions.json": json.dumps(_definitions(plan), indent=2),
+        "definitions.json": json.dumps(definitions(plan.folder.secret("broker-password")), indent=2),
         "enabled_plugins": "[].\n",
     }
     for name, text in texts.items():
@@ -110,21 +110,21 @@ def run_ctl(folder: RunFolder, arguments: list[str], out: IO[str] | None = None)
     return done.returncode
 
 
-def _definitions(plan: Plan) -> dict[str, object]:
+def definitions(password: str) -> dict[str, object]:
     """Our only user and the policies; with a user defined, RabbitMQ does not make its guest."""
-    definitions: dict[str, object] = json.loads(POLICIES.read_text())
-    definitions["users"] = [
+    defined: dict[str, object] = json.loads(POLICIES.read_text())
+    defined["users"] = [
         {
             "name": "votemill",
-            "password_hash": _password_hash(plan.folder.secret("broker-password")),
+            "password_hash": _password_hash(password),
             "hashing_algorithm": "rabbit_password_hashing_sha256",
             "tags": "administrator",
         }
     ]
-    definitions["permissions"] = [
+    defined["permissions"] = [
         {"user": "votemill", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"},
     ]
-    return definitions
+    return defined
 
 
 def _password_hash(password: str) -> str:

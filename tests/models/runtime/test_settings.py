@@ -1,23 +1,20 @@
 """Settings: everything is validated at start, and all problems are reported together."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from models.runtime.settings import ENVIRONMENTS, EX_CONFIG, SettingsError, load
+from models.runtime.expectations import expected, range_of
+from models.runtime.settings import ENVIRONMENTS, EX_CONFIG, SECTIONS, SETTINGS_FILE, SettingsError, load
+
+pytestmark = pytest.mark.usefixtures("bare_environment")
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the variables of the stack that the tests run on."""
-    for name in list(os.environ):
-        if name.startswith("VOTEMILL_"):
-            monkeypatch.delenv(name)
 
 
 def problems() -> list[str]:
@@ -131,6 +128,36 @@ def test_a_process_with_wrong_settings_exits_with_78_and_says_why(module: str) -
     assert "settings: node.port" in done.stderr
     assert "settings: batch.max_votes" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def commented_keys() -> dict[str, str]:
+    """Each key of the defaults in settings.toml, with the comment beside it."""
+    found, section = {}, ""
+    for line in SETTINGS_FILE.read_text().splitlines():
+        if table := re.match(r"\[(?:default\.)?(\w+)", line):
+            section = table[1] if line.startswith("[default.") else ""
+        elif section and (key := re.match(r"(\w+) = .*?(?:# (.*))?$", line)):
+            found[f"{section}.{key[1]}"] = key[2] or ""
+    return found
+
+
+@pytest.mark.proves("FR-023", "FR-028")
+def test_the_file_tells_the_range_and_the_reason_of_every_key() -> None:
+    comments = commented_keys()
+    for section, kind in SECTIONS.items():
+        for field in msgspec.structs.fields(kind):
+            comment = comments[f"{section}.{field.name}"]
+            assert comment.startswith(range_of(field.type)), f"{section}.{field.name}: {comment}"
+            assert comment, f"{section}.{field.name} has no comment"
+            expected(field.type)  # words for every type
+
+
+@pytest.mark.proves("FR-023")
+def test_a_text_that_looks_like_a_number_stays_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOTEMILL_SECURITY__ADMIN_TOKEN", "0123")
+    monkeypatch.setenv("VOTEMILL_NODE__NAME", "7")
+    settings = load()
+    assert (settings.security.admin_token, settings.node.name) == ("0123", "7")
 
 
 @pytest.mark.proves("FR-024", "FR-028", "FR-039")

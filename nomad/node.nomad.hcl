@@ -1,0 +1,151 @@
+# The socket nodes. Secrets: the Nomad variable nomad/jobs/votemill-node (nomad/README.md lists its keys).
+variable "image" { type = string }
+variable "datacenters" { type = list(string) }
+variable "environment" { type = string }
+variable "public_url" { type = string }
+variable "origins" { type = list(string) }
+variable "trusted_proxies" { type = list(string) }
+variable "node_count" { type = number }
+variable "node_count_max" { type = number }
+variable "node_max_parallel" { type = number }
+
+job "votemill-node" {
+  datacenters = var.datacenters
+  type        = "service"
+
+  # A new version shows itself with one canary; without a person's hand the others follow, or it is taken back.
+  update {
+    canary            = 1
+    max_parallel      = var.node_max_parallel
+    auto_promote      = true
+    auto_revert       = true
+    health_check      = "checks"
+    min_healthy_time  = "15s"
+    healthy_deadline  = "2m"
+    progress_deadline = "4m"
+  }
+
+  group "node" {
+    count = var.node_count
+
+    scaling {
+      enabled = true
+      min     = 2
+      max     = var.node_count_max
+    }
+
+    # A lost machine takes one node with it, not all.
+    spread {
+      attribute = "${node.unique.id}"
+    }
+
+    restart {
+      attempts = 3
+      interval = "2m"
+      delay    = "5s"
+      mode     = "fail"
+    }
+
+    reschedule {
+      delay          = "10s"
+      delay_function = "exponential"
+      max_delay      = "5m"
+      unlimited      = true
+    }
+
+    network {
+      port "http" {
+        to = 4000
+      }
+    }
+
+    service {
+      name     = "votemill-node"
+      port     = "http"
+      provider = "nomad"
+
+      # Gates the deployment. No restart for it: a node that drains, or waits for the broker, is not broken.
+      check {
+        name     = "ready"
+        type     = "http"
+        path     = "/api/health/ready"
+        interval = "5s"
+        timeout  = "3s"
+      }
+
+      check {
+        name     = "live"
+        type     = "http"
+        path     = "/api/health/live"
+        interval = "5s"
+        timeout  = "3s"
+
+        check_restart {
+          limit = 4
+          grace = "30s"
+        }
+      }
+    }
+
+    task "node" {
+      driver = "docker"
+      # node.kill_timeout_s; the clients' max_kill_timeout must allow it.
+      kill_timeout = "45s"
+      # Between leaving the balancer's list and SIGTERM, so that nobody new is sent here meanwhile.
+      shutdown_delay = "2s"
+
+      config {
+        image           = var.image
+        args            = ["node"]
+        ports           = ["http"]
+        readonly_rootfs = true
+        cap_drop        = ["all"]
+        security_opt    = ["no-new-privileges"]
+
+        ulimit {
+          nofile = "100000:100000"
+        }
+
+        mount {
+          type   = "tmpfs"
+          target = "/tmp"
+
+          tmpfs_options {
+            size = 16777216
+          }
+        }
+      }
+
+      env {
+        VOTEMILL_ENV                       = var.environment
+        VOTEMILL_NODE__NAME                = "node-${NOMAD_ALLOC_INDEX}"
+        VOTEMILL_NODE__PUBLIC_URL          = var.public_url
+        VOTEMILL_SECURITY__ORIGINS         = "@json ${jsonencode(var.origins)}"
+        VOTEMILL_SECURITY__TRUSTED_PROXIES = "@json ${jsonencode(var.trusted_proxies)}"
+      }
+
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/votemill.env"
+        env         = true
+        change_mode = "restart"
+        # A rotated key must not restart every node in the same second.
+        splay = "2m"
+        data  = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-node" }}
+VOTEMILL_BROKER__URL={{ .broker_url | toJSON }}
+VOTEMILL_REDIS__URL={{ .redis_url | toJSON }}
+VOTEMILL_SECURITY__SIGNING_KEYS={{ printf "@json %s" .signing_keys | toJSON }}
+VOTEMILL_SECURITY__ADMIN_TOKEN={{ .admin_token | toJSON }}
+VOTEMILL_AUDIT__ADDRESS_KEY={{ .address_key | toJSON }}
+{{ end }}
+EOT
+      }
+
+      resources {
+        cpu        = 1000
+        memory     = 512
+        memory_max = 2048
+      }
+    }
+  }
+}

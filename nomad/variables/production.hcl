@@ -1,0 +1,18 @@
+# What production is, beside its secrets. Addresses and names are examples: put your own.
+image           = "registry.example/votemill:0.1.0"
+haproxy_image   = "haproxy:2.6-bookworm"
+datacenters     = ["dc1"]
+environment     = "production"
+public_url      = "https://polls.example"
+origins         = ["https://polls.example"]
+trusted_proxies = ["10.0.0.0/24"]
+
+haproxy_count          = 2
+node_count             = 4
+node_count_max         = 40
+node_max_parallel      = 1
+votes_worker_count     = 2
+votes_worker_count_max = 8
+host_worker_count      = 2
+host_worker_count_max  = 4
+rabbitmq_hosts         = ["broker-1", "broker-2", "broker-3"]

@@ -1,0 +1,18 @@
+# What staging is: production's shape, smaller.
+image           = "registry.example/votemill:0.1.0"
+haproxy_image   = "haproxy:2.6-bookworm"
+datacenters     = ["staging"]
+environment     = "staging"
+public_url      = "https://staging.polls.example"
+origins         = ["https://staging.polls.example"]
+trusted_proxies = ["10.1.0.0/24"]
+
+haproxy_count          = 1
+node_count             = 2
+node_count_max         = 4
+node_max_parallel      = 1
+votes_worker_count     = 1
+votes_worker_count_max = 2
+host_worker_count      = 1
+host_worker_count_max  = 2
+rabbitmq_hosts         = ["broker-1", "broker-2", "broker-3"]

@@ -1,0 +1,1 @@
+"""Checks of the job files in nomad/, without a Nomad."""

@@ -1,0 +1,179 @@
+"""What must be true of a job in one environment, beyond its keys: times that add up, checks, secrets, settings."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from models.runtime.settings import SECTIONS, Settings, SettingsError, load
+from scripts.configuration import STAND_INS
+from scripts.nomad.jobs import Resolved, seconds
+
+DEPLOYMENT_LIMIT_S = 540  # what a pipeline gives a deployment before it takes it back
+_START_S = 15  # from the placement of an allocation to its first passed check
+
+# What each role of the image never uses, and so need not be given (see their calls of load_or_exit).
+_UNUSED = {
+    "node": {"database", "worker"},
+    "worker": set[str](),
+    "migrate": SECTIONS.keys() - {"database"},
+}
+_SECRET = re.compile(r"(?i)password|secret|token|_key|signing|://[^/{$]*:[^/{$]*@")
+_ASSIGNED = re.compile(r"(VOTEMILL_\w+)=")
+
+
+def problems(resolved: Resolved) -> Iterator[str]:
+    """One line for each, without the job's name."""
+    if resolved.problems:
+        yield from resolved.problems  # without every value there is nothing to add up
+        return
+    for rule in (_updates, _scaling, _checks, _secrets, _ours):
+        try:
+            yield from rule(resolved)
+        except KeyError as error:
+            yield f"{error.args[0]}: missing"
+        except ValueError as error:
+            yield str(error)
+
+
+def _updates(resolved: Resolved) -> Iterator[str]:
+    if resolved.body.get("type") != "service":
+        return
+    update = resolved.body.get("update")
+    if update is None:
+        yield "update: missing; without it a new version replaces the old one unseen"
+        return
+    healthy_s, limit_s = seconds(update["healthy_deadline"]), seconds(update["progress_deadline"])
+    settled_s = seconds(update["min_healthy_time"])
+    if settled_s + _START_S >= healthy_s:
+        yield f"update.healthy_deadline: too near min_healthy_time and the {_START_S} s of a start"
+    for name, task, group in resolved.tasks():
+        leaving_s = _leaving_s(task, group)
+        if limit_s <= healthy_s + leaving_s:
+            yield f"update.progress_deadline: must exceed healthy_deadline and {leaving_s:.0f} s, in which {name} stops"
+    if resolved.job.example:
+        return
+    if not update.get("auto_revert"):
+        yield "update.auto_revert: must be true, or a failed deployment stays half done"
+    if update.get("canary") and not update.get("auto_promote"):
+        yield "update.auto_promote: must be true, or the canary waits for a hand"
+    for name, group in resolved.groups():
+        waves = math.ceil(group["count"] / update["max_parallel"]) + bool(update.get("canary"))
+        takes_s = waves * (settled_s + _START_S)
+        if takes_s > DEPLOYMENT_LIMIT_S:
+            yield f"update.max_parallel: {name} takes {takes_s:.0f} s to deploy; the limit is {DEPLOYMENT_LIMIT_S} s"
+
+
+def _leaving_s(task: dict[str, Any], group: dict[str, Any]) -> float:
+    delay = task.get("shutdown_delay", group.get("shutdown_delay", "0s"))
+    return seconds(task["kill_timeout"]) + seconds(delay)
+
+
+def _scaling(resolved: Resolved) -> Iterator[str]:
+    for name, group in resolved.groups():
+        scaling = group.get("scaling")
+        if scaling and not scaling["min"] <= group["count"] <= scaling["max"]:
+            yield f"{name}.count: {group['count']} is outside scaling's {scaling['min']} to {scaling['max']}"
+
+
+def _checks(resolved: Resolved) -> Iterator[str]:
+    wanted = resolved.body.get("update", {}).get("health_check") == "checks"
+    for name, group in resolved.groups():
+        services = _as_list(group.get("service"))
+        checks = [check for service in services for check in _as_list(service.get("check"))]
+        if wanted and not checks:
+            yield f"{name}: update.health_check is checks, but there is none"
+        for check in checks:
+            if seconds(check["timeout"]) > seconds(check["interval"]):
+                yield f"check {check['name']}: timeout exceeds interval"
+            if check.get("on_update") == "ignore" and "check_restart" in check:
+                yield f"check {check['name']}: on_update = ignore forbids check_restart"
+            if check["name"] == "ready" and "check_restart" in check:
+                yield "check ready: a node that drains would be restarted; check_restart belongs to live"
+            if check["name"] == "live" and "check_restart" not in check:
+                yield "check live: without check_restart a node that hangs stays"
+        for service in services:
+            if service["port"] not in group.get("network", {}).get("port", {}):
+                yield f"{name}: service {service['name']} is on a port that the network doesn't have"
+
+
+def _secrets(resolved: Resolved) -> Iterator[str]:
+    for name, task, _ in resolved.tasks():
+        for key, value in task.get("env", {}).items():
+            if _SECRET.search(f"{key}={value}") and not key.endswith("_FILE"):
+                yield f"{name}.env.{key}: a secret doesn't belong in a job file; render it from a Nomad variable"
+        for template in _as_list(task.get("template")):
+            used = re.findall(r'nomadVar "([^"]+)"', template["data"])
+            if used and not template["destination"].startswith(("${NOMAD_SECRETS_DIR}/", "NOMAD_SECRETS_DIR")):
+                yield f"{name}: {template['destination']} holds secrets and must lie in ${{NOMAD_SECRETS_DIR}}"
+            own = f"nomad/jobs/{resolved.job.name}"
+            yield from (f"{name}: may not read the Nomad variable {path}, only {own}" for path in used if path != own)
+
+
+def _ours(resolved: Resolved) -> Iterator[str]:
+    """Tasks with our image: how they are confined, and whether the settings they get are valid."""
+    for name, task, group in resolved.tasks():
+        config = task["config"]
+        if config["image"].endswith(":latest") or ":" not in config["image"].rsplit("/", 1)[-1]:
+            yield f"{name}: image {config['image']} names no version"
+        if resolved.job.example:
+            continue
+        if not config.get("readonly_rootfs") or config.get("cap_drop") != ["all"]:
+            yield f"{name}: must have readonly_rootfs and cap_drop"
+        role = config["args"][0]
+        if role in _UNUSED:
+            yield from _settings(resolved, name, role, task, group)
+
+
+def _settings(resolved: Resolved, name: str, role: str, task: dict[str, Any], group: dict[str, Any]) -> Iterator[str]:
+    given = {key: str(value) for key, value in task.get("env", {}).items()}
+    for template in _as_list(task.get("template")):
+        given |= {
+            key: STAND_INS.get(key, "a-value-from-a-nomad-variable") for key in _ASSIGNED.findall(template["data"])
+        }
+    given.pop("VOTEMILL_DATABASE__REPLICA_URL", None)
+    try:
+        with _only(given):
+            settings = load(unused=_UNUSED[role])
+    except SettingsError as error:
+        yield from (f"{name}: {problem}" for problem in error.problems)
+        return
+    if settings.environment != resolved.environment:
+        yield f"{name}: VOTEMILL_ENV is {settings.environment}"
+    yield from _times(name, role, task, group, settings)
+
+
+def _times(name: str, role: str, task: dict[str, Any], group: dict[str, Any], settings: Settings) -> Iterator[str]:
+    needed_s = settings.node.kill_timeout_s if role == "node" else settings.worker.kill_timeout_s
+    if seconds(task["kill_timeout"]) < needed_s:
+        yield f"{name}.kill_timeout: must be at least {needed_s:g}s, {role}.kill_timeout_s of settings.toml"
+    if role == "node":
+        to = group["network"]["port"]["http"].get("to")
+        if to != settings.node.port:
+            yield f"{name}: port http leads to {to}, but the node listens on {settings.node.port}"
+
+
+@contextmanager
+def _only(variables: dict[str, str]) -> Iterator[None]:
+    """An environment with these VOTEMILL_ variables and no others."""
+    before = dict(os.environ)
+    try:
+        for key in before:
+            if key.startswith("VOTEMILL_"):
+                del os.environ[key]
+        os.environ.update(variables)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Blocks of one kind: none, one, or several."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
