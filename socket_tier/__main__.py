@@ -10,8 +10,8 @@ from aiohttp import web
 from models.runtime import collector, logs
 from models.runtime.settings import Settings, load_or_exit
 from socket_tier.app import Node
+from socket_tier.connections import Runner
 from socket_tier.draining import drain
-from socket_tier.not_http import NotHttp
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +23,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     node = Node(settings)
-    logging.getLogger("aiohttp.server").addFilter(NotHttp(node.audit))
-    runner = web.AppRunner(node.app, access_log=None, shutdown_timeout=2)
+    runner = Runner(node.app, node.connections, shutdown_timeout=2)
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.node.host, settings.node.port, backlog=settings.node.backlog)

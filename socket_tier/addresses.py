@@ -34,6 +34,11 @@ class TrustedProxies:
             address = named
         return str(address)
 
+    def trusts(self, address: str) -> bool:
+        """Whether an address is one of a trusted proxy."""
+        parsed = _parsed(address)
+        return parsed is not None and self._trusts(parsed)
+
     def _trusts(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         return any(address in network for network in self._networks)
 

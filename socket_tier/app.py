@@ -15,6 +15,7 @@ from models.wire import names, notices
 from models.wire.commands import NodeHeartbeat, RegisterParticipants, Registration
 from models.wire.polls import vote_update
 from socket_tier import pages
+from socket_tier.addresses import TrustedProxies
 from socket_tier.admin import Admin
 from socket_tier.amqp.notices import NoticeInbox
 from socket_tier.amqp.publisher import Publisher
@@ -23,15 +24,16 @@ from socket_tier.batcher import Batcher
 from socket_tier.cache import Cache
 from socket_tier.choices import Choices
 from socket_tier.commands import Commands
+from socket_tier.connections import Connections
 from socket_tier.events import Events
 from socket_tier.fanout import Fanout
 from socket_tier.health import Health, Readiness, Workers
 from socket_tier.hosting import Hosting
-from socket_tier.http import SOCKET_IO_PATH, Edge
+from socket_tier.http import BODIES, SOCKET_IO_PATH, Edge
 from socket_tier.joining import Joining
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
-from socket_tier.not_http import pass_over_unknown_expectations
+from socket_tier.expectations import pass_over_unknown_expectations
 from socket_tier.payloads import Payloads
 from socket_tier.presence import Presence
 from socket_tier.redis_pipeline import RedisPipeline
@@ -49,6 +51,7 @@ from socket_tier.tasks import Tasks, keep_running
 from socket_tier.transport.direct_socket import DirectSocket
 from socket_tier.transport.engine import DirectEngine
 from socket_tier.transport.lane import VoteLane
+from socket_tier.unfinished import Bodies, Unfinished
 from socket_tier.vote_buffer import VoteBuffer, now_us
 from socket_tier.voting import VoteResults, Voting
 
@@ -110,8 +113,17 @@ class Node:
         )
 
         # Browsers
-        self.server = SocketServer(settings, self.fanout, self.metrics)
-        self.sockets = SocketRooms(self.server, self.fanout, self.ticker, self.rooms, self.tasks)
+        self.bodies = Bodies(
+            Unfinished(settings.node.max_unfinished_bytes), settings.node.body_deadline_s, self._cut_off
+        )
+        self.proxies = TrustedProxies(settings.security.trusted_proxies)
+        self.connections = Connections(
+            settings.node, self.limits.open_connections_per_address, self.proxies, self._cut_off
+        )
+        self.server = SocketServer(settings, self.fanout, self.limits, self.bodies)
+        self.sockets = SocketRooms(
+            self.server, self.fanout, self.ticker, self.rooms, self.tasks, self.limits.rooms_per_session
+        )
         self.states = StateChanges(
             rooms=self.rooms,
             cache=self.cache,
@@ -158,6 +170,7 @@ class Node:
             metrics=self.metrics,
         )
         self.server.on_malformed = self._malformed
+        self.server.on_dropped = self._dropped
         if isinstance(self.server.eio, DirectEngine):
             self.server.eio.lane = VoteLane(
                 self.buffer, self.choices, self.shedding, self.settings.node.max_command_id_chars
@@ -184,9 +197,10 @@ class Node:
         self.app = self._web()
 
     def _web(self) -> web.Application:
-        edge = Edge(self.settings, self.tokens, self.limits, self.audit, self.metrics)
+        edge = Edge(self.settings, self.proxies, self.tokens, self.limits, self.audit, self.metrics)
         pass_over_unknown_expectations()
         app = web.Application(middlewares=[edge.middleware], client_max_size=self.settings.node.max_body_bytes)
+        app[BODIES] = self.bodies
         app.on_response_prepare.append(edge.prepare)
         self.server.attach(app, socketio_path=SOCKET_IO_PATH.strip("/"))
         health = Health(
@@ -220,6 +234,7 @@ class Node:
         # Unwound in reverse: the buffer drains while the publisher still lives.
         app.cleanup_ctx.extend(
             [
+                self._run_connections,
                 self._run_publisher,
                 self._run_redis,
                 self._run_fanout,
@@ -231,6 +246,11 @@ class Node:
         return app
 
     # Lifecycles, in the order in which they start.
+
+    async def _run_connections(self, _app: web.Application) -> AsyncIterator[None]:
+        running = keep_running(self.connections.run(), "connections")
+        yield
+        await _stop([running])
 
     async def _run_publisher(self, _app: web.Application) -> AsyncIterator[None]:
         running = keep_running(self.publisher.run(), "publisher")
@@ -344,6 +364,17 @@ class Node:
         address = session.address if session is not None else ""
         self.audit.note("invalid_input", outcome="refused", action=code, address=address)
 
+    def _cut_off(self, reason: str, address: str) -> None:
+        """A connection or a body was too slow, too large or one too many."""
+        self.metrics.count(f"cut.{reason}")
+        self.audit.note("resource_limit", outcome="refused", action=reason, address=address)
+
+    def _dropped(self, reason: str, address: str) -> None:
+        """A client is of no use any more. One that has only become silent has done nothing that is worth a record."""
+        self.metrics.count(f"clients.dropped_{reason}")
+        if reason != "silent":
+            self.audit.note("resource_limit", outcome="refused", action=reason, address=address)
+
     def _members_here(self, room_code: str) -> int:
         room = self.rooms.known(room_code)
         return len(room.sids) if room is not None else 0
@@ -399,6 +430,8 @@ class Node:
             await self.audit.send()
             await self.admin.refresh()
             self.metrics.gauge("connections", len(self.sessions))
+            self.metrics.gauge("connections.open", len(self.connections))
+            self.metrics.gauge("messages.unfinished_bytes", self.bodies.unfinished.held)
             self.metrics.gauge("rooms", len(self.rooms.in_use()))
             self.metrics.gauge("buffer.held_votes", self.buffer.held)
             self.metrics.gauge("publish.in_flight", self.publisher.in_flight)

@@ -18,7 +18,7 @@ from socket_tier.joining import Joining
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
 from socket_tier.payloads import Payloads
-from socket_tier.refusals import CacheUnavailable, Invalid, Refused, unexpected
+from socket_tier.refusals import CacheUnavailable, Invalid, RateLimited, Refused, unexpected
 from socket_tier.rooms import Rooms
 from socket_tier.server import SocketServer
 from socket_tier.sessions import Session, Sessions
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Session, object], Awaitable[dict[str, Any]]]
 
 _ROLES_TRIED = 5
+_FIRST_SID = "votemill.first_sid"
 _BROWSER_WAIT_S = 1.0
 
 
@@ -153,6 +154,8 @@ class Events:
                 self._limits.session_events(),
                 self._limits.address_votes(request["address"]),
             )
+            if environ.setdefault(_FIRST_SID, sid) != sid:
+                self._limits.connect(session.address)  # leaving and coming again is no way around the limits
             self._sessions.add(session)
             socket = self._server.direct_socket(sid)
             if socket is not None:
@@ -164,6 +167,9 @@ class Events:
             elif session.roles:
                 await self._put_back(session)
             return True
+        except RateLimited as refusal:
+            self._audit.refusal(refusal, session.address)
+            return False
         except Exception:
             self._metrics.count("events.failed")
             log.exception("connect_failed")

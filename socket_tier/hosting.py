@@ -68,6 +68,7 @@ class Hosting:
         :raises Refused:
         """
         room = await self._rooms.find(request.room_code)
+        self._sockets.require_place(session, room)
         host = not request.viewer and await self._is_host(session, room, request.host_token)
         await self._sockets.leave_tentative(session, room.code)
         if host:

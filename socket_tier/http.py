@@ -17,8 +17,9 @@ from socket_tier.addresses import TrustedProxies
 from socket_tier.audit import Audit
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
-from socket_tier.refusals import ComeBackLater, RateLimited, Refused, unexpected
+from socket_tier.refusals import ComeBackLater, NodeBusy, RateLimited, Refused, unexpected
 from socket_tier.turnstile import Turnstile
+from socket_tier.unfinished import Bodies, BodyNotRead
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +39,34 @@ _STATUS_TEXT = {
     403: ("Not allowed", "forbidden"),
     404: ("Not found", "not_found"),
     405: ("Method not allowed", "method_not_allowed"),
+    408: ("The request did not come whole in time", "request_timeout"),
     413: ("Request body is too large", "payload_too_large"),
+    431: ("Request headers are too large", "headers_too_large"),
+}
+
+BODIES = web.AppKey("bodies", Bodies)
+_BODY_REFUSALS = {
+    "late": lambda: status_refusal(408),
+    "too_large": lambda: status_refusal(413),
+    "given_up": NodeBusy,
+    "gone": lambda: Refused("Request body did not come whole", "broken_body"),
 }
 
 
 def json_response(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     return web.json_response(body, status=status, headers=headers)
+
+
+def status_refusal(status: int, reason: str = "") -> Refused:
+    """What has no words but those of its status."""
+    text, code = _STATUS_TEXT.get(status, (reason or "Bad request", "http_error"))
+    return Refused(text, code, status=status)
+
+
+def error_response(status: int) -> web.Response:
+    """An answer to what never became a request, or to what broke while it was answered."""
+    refusal = unexpected() if status >= 500 else status_refusal(status)
+    return refusal_response(refusal, uuid4().hex)
 
 
 def refusal_response(refusal: Refused, correlation: str, more_headers: dict[str, str] | None = None) -> web.Response:
@@ -61,10 +84,18 @@ def refusal_response(refusal: Refused, correlation: str, more_headers: dict[str,
 class Edge:
     """The middleware around every request."""
 
-    def __init__(self, settings: Settings, tokens: Tokens, limits: Limits, audit: Audit, metrics: NodeMetrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        proxies: TrustedProxies,
+        tokens: Tokens,
+        limits: Limits,
+        audit: Audit,
+        metrics: NodeMetrics,
+    ) -> None:
         security = settings.security
         self._origins = frozenset((*security.origins, *security.extra_origins))
-        self._proxies = TrustedProxies(security.trusted_proxies)
+        self._proxies = proxies
         self._secure = security.secure_cookies
         self._cookie_age_s = security.token_max_age_s
         self._tokens = tokens
@@ -136,9 +167,8 @@ class Edge:
         except Refused as refusal:
             return self._refused(request, refusal, correlation)
         except web.HTTPException as error:
-            text, code = _STATUS_TEXT.get(error.status, (error.reason, "http_error"))
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-            return self._refused(request, Refused(text, code, status=error.status), correlation, allow)
+            return self._refused(request, status_refusal(error.status, error.reason), correlation, allow)
         except Exception:
             self._metrics.count("requests.failed")
             log.exception("request_failed", extra={"path": request.path, "method": request.method})
@@ -196,16 +226,16 @@ class Edge:
 async def json_body(request: web.Request) -> Any:
     """The body as JSON.
 
-    :raises Refused: not JSON, not declared as such, or not come whole
+    :raises Refused: not JSON, or not declared as such; too large, or not whole in time
     """
     if request.content_type != "application/json":
         raise Refused("Content-Type must be application/json", "invalid_content_type", status=415)
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise Refused("Content-Encoding is not supported", "invalid_content_encoding", status=415)
     try:
-        body = await request.read()
-    except (web.RequestPayloadError, OSError):
-        raise Refused("Request body did not come whole", "broken_body") from None
-    try:
-        return msgspec.json.decode(body)
+        return msgspec.json.decode(await request.app[BODIES].read(request, request.client_max_size))
+    except BodyNotRead as error:
+        raise _BODY_REFUSALS[error.reason]() from None
     except (ValueError, RecursionError):  # msgspec's own errors are ValueErrors, too
         raise Refused("Request body must be valid JSON", "invalid_json") from None
 

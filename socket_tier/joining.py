@@ -85,6 +85,7 @@ class Joining:
         self._limits.join(session.address)
         await self._turnstile.enter()
         room = await self._rooms.find(request.room_code)
+        self._sockets.require_place(session, room)
         key = nickname_key(request.nickname)
         identity = self._from_token(session, room, request.participant_token, key) or self._from_cookie(
             session, room, key

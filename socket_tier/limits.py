@@ -5,6 +5,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import nlargest
@@ -16,6 +17,7 @@ from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import RateLimited
 
 _MOST_AWAKE = 20_000
+_WAIT_FOR_OTHERS_S = 10.0
 
 
 class SessionVotes:
@@ -151,6 +153,7 @@ class Limits:
         self._metrics = metrics
         self._awake: dict[Allowance, None] = {}  # in the order in which they woke
         self._known: WeakValueDictionary[tuple[str, str], Allowance] = WeakValueDictionary()
+        self._open_sessions: Counter[str] = Counter()
         self._refilled_at = time.monotonic()
         self._policies = {
             name: Policy(name.replace("_", "-"), budget.burst, budget.per_s)
@@ -197,8 +200,32 @@ class Limits:
             self._check(own.wait_s(time.monotonic()), "events-per-session")
 
     def connect(self, address: str) -> None:
-        """:raises RateLimited:"""
-        self._take("connections_per_address", limited_as(address))
+        """:raises RateLimited: too many of late, or too many that are open"""
+        subject = limited_as(address)
+        most = self._settings.open_sessions_per_address
+        if self._open_sessions[subject] >= most and not self._settings.unlimited:
+            self._metrics.count("limits.refused")
+            raise RateLimited(_WAIT_FOR_OTHERS_S, "open-sessions-per-address", most, int(_WAIT_FOR_OTHERS_S))
+        self._take("connections_per_address", subject)
+
+    def session_opened(self, address: str) -> None:
+        """An Engine.IO session begins; ``session_closed`` follows."""
+        self._open_sessions[limited_as(address)] += 1
+
+    def session_closed(self, address: str) -> None:
+        subject = limited_as(address)
+        self._open_sessions[subject] -= 1
+        if not self._open_sessions[subject]:
+            del self._open_sessions[subject]
+
+    @property
+    def open_connections_per_address(self) -> float:
+        """How many TCP connections one address may have open at this node."""
+        return math.inf if self._settings.unlimited else self._settings.open_connections_per_address
+
+    @property
+    def rooms_per_session(self) -> float:
+        return math.inf if self._settings.unlimited else self._settings.rooms_per_session
 
     def join(self, address: str) -> None:
         """:raises RateLimited:"""
@@ -213,7 +240,10 @@ class Limits:
 
     def create_poll(self, address: str) -> None:
         """:raises RateLimited:"""
-        self._take("polls_per_address", limited_as(address))
+        subject = limited_as(address)
+        self._require(self._allowance("polls_per_address_a_day", subject))
+        self._take("polls_per_address", subject)
+        self._take("polls_per_address_a_day", subject)
 
     def request(self, address: str) -> None:
         """A REST call, or a look for a room that this node doesn't know.

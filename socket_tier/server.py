@@ -1,5 +1,6 @@
 """The Socket.IO server: python-socketio, hardened at the places where a malformed packet would go unanswered."""
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable
@@ -14,10 +15,11 @@ from socketio import packet
 
 from models.runtime.settings import Settings
 from socket_tier.fanout import Fanout
-from socket_tier.metrics import NodeMetrics
+from socket_tier.limits import Limits
 from socket_tier.transport.direct_socket import DirectSocket
 from socket_tier.transport.engine import DirectEngine
 from socket_tier.transport.stock import StockEngine
+from socket_tier.unfinished import Bodies
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +50,11 @@ class _Packet(packet.Packet):
 class SocketServer(socketio.AsyncServer):
     """Answers every event that asks for an ack with exactly one object, also those that can't be decoded."""
 
-    def __init__(self, settings: Settings, fanout: Fanout, metrics: NodeMetrics) -> None:
+    def __init__(self, settings: Settings, fanout: Fanout, limits: Limits, bodies: Bodies) -> None:
         self.on_malformed: Callable[[str, str], None] = lambda sid, code: None
+        self.on_dropped: Callable[[str, str], None] = lambda reason, address: None
+        self._limits = limits
+        self._connect_deadline_s = settings.node.connect_deadline_s
         self._max_event_bytes = settings.node.max_event_bytes
         self._direct = settings.node.transport == "direct"
         # socket.io-client sends all that it has buffered in one payload; engine.io's own limit is 16.
@@ -72,11 +77,12 @@ class SocketServer(socketio.AsyncServer):
             engineio_logger=logging.getLogger("engineio.server"),
             namespaces=["/"],
         )
+        self.eio.bodies = bodies
         if isinstance(self.eio, DirectEngine):
             self.eio.soft_cap_bytes = settings.node.slow_client_skip_bytes
             self.eio.hard_cap_bytes = settings.node.slow_client_drop_bytes
-            self.eio.connect_deadline_s = settings.node.connect_deadline_s
-            self.eio.on_dropped = lambda reason: metrics.count(f"clients.dropped_{reason}")
+            self.eio.connect_deadline_s = self._connect_deadline_s
+            self.eio.on_dropped = self._dropped
 
     def direct_socket(self, sid: str) -> DirectSocket | None:
         """The client's own socket; None on the stock transport."""
@@ -93,6 +99,42 @@ class SocketServer(socketio.AsyncServer):
 
     def _engineio_server_class(self) -> type[engineio.AsyncServer]:
         return DirectEngine if self._direct else StockEngine
+
+    async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
+        await super()._handle_eio_connect(eio_sid, environ)
+        self._limits.session_opened(_address(environ))
+        self._expect_connect(eio_sid)
+
+    async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
+        environ = self.environ.get(eio_sid)
+        try:
+            await super()._handle_eio_disconnect(eio_sid, reason)
+        finally:
+            if environ is not None:
+                self._limits.session_closed(_address(environ))
+
+    async def _handle_disconnect(self, eio_sid: str, namespace: str, reason: str | None = None) -> None:
+        await super()._handle_disconnect(eio_sid, namespace, reason)
+        socket = self.eio.sockets.get(eio_sid)
+        if isinstance(socket, DirectSocket):
+            socket.leave_namespace()
+        elif socket is not None and not socket.closing:
+            self._expect_connect(eio_sid)
+
+    def _expect_connect(self, eio_sid: str) -> None:
+        """Close a client that stays outside the namespace. The direct transport looks after that by itself."""
+        if not self._direct:
+            asyncio.get_running_loop().call_later(self._connect_deadline_s, self._close_outsider, eio_sid)
+
+    def _close_outsider(self, eio_sid: str) -> None:
+        if eio_sid in self.eio.sockets and self.manager.sid_from_eio_sid(eio_sid, "/") is None:
+            self._dropped("never_connected", eio_sid)
+            self.eio.start_background_task(self.eio.disconnect, eio_sid)
+            self.go_away(eio_sid)
+
+    def _dropped(self, reason: str, eio_sid: str) -> None:
+        environ = self.environ.get(eio_sid)
+        self.on_dropped(reason, _address(environ) if environ is not None else "")
 
     async def _handle_connect(self, eio_sid: str, namespace: str, data: Any) -> None:
         await super()._handle_connect(eio_sid, namespace, data)
@@ -136,3 +178,9 @@ class SocketServer(socketio.AsyncServer):
             return
         body = {"success": False, "error": error, "code": code, "correlationId": uuid4().hex}
         await self.eio.send(eio_sid, f"3{head['ack']}[{JsonCodec.dumps(body)}]")
+
+
+def _address(environ: dict[str, Any]) -> str:
+    """Of the client of an Engine.IO session."""
+    address: str = environ["aiohttp.request"]["address"]
+    return address

@@ -8,6 +8,7 @@ import socketio
 from models.wire import names
 from models.wire.polls import PollState, iso_time, vote_update
 from socket_tier.fanout import Fanout
+from socket_tier.refusals import Invalid
 from socket_tier.results import Ticker
 from socket_tier.rooms import Room, Rooms
 from socket_tier.sessions import Session
@@ -33,13 +34,25 @@ class SocketRooms:
     """Moves sockets in and out of rooms."""
 
     def __init__(
-        self, server: socketio.AsyncServer, fanout: Fanout, ticker: Ticker, rooms: Rooms, tasks: Tasks
+        self,
+        server: socketio.AsyncServer,
+        fanout: Fanout,
+        ticker: Ticker,
+        rooms: Rooms,
+        tasks: Tasks,
+        most_per_session: float,
     ) -> None:
         self._server = server
         self._fanout = fanout
         self._ticker = ticker
         self._rooms = rooms
         self._tasks = tasks
+        self._most_per_session = most_per_session
+
+    def require_place(self, session: Session, room: Room) -> None:
+        """:raises Invalid: the session is in as many rooms as one may be in"""
+        if len(session.rooms) >= self._most_per_session and room.code not in session.rooms:
+            raise Invalid("Too many rooms", "too_many_rooms", status=409)
 
     async def enter(self, session: Session, room: Room, *more: str) -> None:
         """Into the poll's own room, and into others such as the participant's or the hosts'."""

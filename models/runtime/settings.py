@@ -100,15 +100,23 @@ class NodeSettings(Section):
     drain_s: Annotated[float, Meta(ge=0, le=600)]
     kill_timeout_s: Seconds
     backlog: Count
+    max_connections: Count
+    max_header_bytes: Annotated[int, Meta(ge=4096, le=1_000_000)]
     max_packet_bytes: Count
     max_event_bytes: Count
     max_body_bytes: Count
     max_token_chars: Count
     max_command_id_chars: Annotated[int, Meta(ge=1, le=1000)]
+    max_unfinished_bytes: Count
+    max_unread_bytes: Count
+    header_deadline_s: Seconds
+    body_deadline_s: Seconds
+    unread_deadline_s: Seconds
+    idle_connection_s: Seconds
     transport: Literal["direct", "stock"]
-    connect_deadline_s: Seconds
     slow_client_skip_bytes: Count
     slow_client_drop_bytes: Count
+    connect_deadline_s: Seconds
     ping_interval_s: Seconds
     ping_timeout_s: Seconds
 
@@ -183,6 +191,9 @@ class BudgetSettings(Section):
 
 class LimitSettings(Section):
     unlimited: bool
+    open_connections_per_address: Count
+    open_sessions_per_address: Count
+    rooms_per_session: Count
     votes_per_session: Annotated[int, Meta(ge=1, le=1000)]
     votes_per_session_window_s: Seconds
     events_per_session: BudgetSettings
@@ -190,6 +201,7 @@ class LimitSettings(Section):
     joins_per_address: BudgetSettings
     votes_per_address: BudgetSettings
     polls_per_address: BudgetSettings
+    polls_per_address_a_day: BudgetSettings
     requests_per_address: BudgetSettings
     joins_per_room: BudgetSettings
     votes_per_room: BudgetSettings

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import socket as sockets
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -43,8 +42,9 @@ class DirectSocket(AsyncSocket):
         self.wire: asyncio.Transport | None = None
         self.lane: Lane | None = None
         self.busy = False
-        self.joined = False  # has finished the Socket.IO CONNECT
-        self.opened_at = time.monotonic()
+        self.joined = False  # in the Socket.IO namespace
+        self.has_left = False
+        self.outside_since = time.monotonic()
         self.next_ping_at: float | None = None
         self.look_at = 0.0  # time.monotonic(): nothing is due before
         self.owed: set[str] = set()  # rooms whose newest results were skipped
@@ -138,12 +138,19 @@ class DirectSocket(AsyncSocket):
         if self._dropped or self.closing or self.closed:
             return
         self._dropped = True
-        self.server.on_dropped(reason)
+        self.server.on_dropped(reason, self.sid)
         log.info("client_dropped", extra={"reason": reason, "eio_sid": self.sid})
         if self.wire is not None:
             self.wire.abort()
         else:
             self.server.start_background_task(self.close, wait=False, abort=True)
+
+    def leave_namespace(self) -> None:
+        """From now on it has as long as a new client to connect again; who stays outside is no use to anybody."""
+        self.joined = False
+        self.has_left = True
+        self.outside_since = time.monotonic()
+        self.look_at = 0.0
 
     def go_away(self, code: int = SERVICE_RESTART) -> None:
         """End the transport behind what is written: the client connects anew, here or elsewhere."""
@@ -218,10 +225,6 @@ class DirectSocket(AsyncSocket):
 
     def _go_direct(self, wire: asyncio.Transport) -> None:
         """From here on frames go straight out. No await between the queue's last packet and the first direct one."""
-        raw = wire.get_extra_info("socket")
-        if raw is not None and raw.family in (sockets.AF_INET, sockets.AF_INET6):
-            patience_s = self.server.ping_interval + self.server.ping_timeout
-            raw.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, int(patience_s * 1000))
         self.wire = wire
         while not self.queue.empty():
             pkt = self.queue.get_nowait()

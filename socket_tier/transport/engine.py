@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import engineio
 from aiohttp import WSMsgType, web
 from aiohttp._websocket.reader import WebSocketDataQueue
 from aiohttp.http import WebSocketReader
@@ -14,7 +13,7 @@ from engineio import exceptions, packet
 from engineio.async_drivers import aiohttp as aiohttp_driver
 
 from socket_tier.transport.direct_socket import DirectSocket, Lane
-from socket_tier.transport.driver import ClientErrors, translate_request
+from socket_tier.transport.driver import Engine
 from socket_tier.transport.unhurried import Unhurried
 
 log = logging.getLogger(__name__)
@@ -22,14 +21,18 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0
 _CHUNK = 500
 _QUEUE_LIMIT_BYTES = 2**16
+_SMALL_PART_BYTES = 4096  # so much of each message is bounded well enough by the number of connections
 
 
 def _ignore(*_: Any) -> None:
     """Nobody counts."""
 
 
-class DirectEngine(ClientErrors, engineio.AsyncServer):
-    """``lane`` is offered each text message of a WebSocket client before python-socketio sees it."""
+class DirectEngine(Engine):
+    """``lane`` is offered each text message of a WebSocket client before python-socketio sees it.
+
+    ``on_dropped(reason, sid)`` hears of each client that was cut off.
+    """
 
     soft_cap_bytes = 64 * 1024
     hard_cap_bytes = 1024 * 1024
@@ -37,15 +40,11 @@ class DirectEngine(ClientErrors, engineio.AsyncServer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._async: dict[str, Any] = {
-            **self._async,
-            "translate_request": translate_request,
-            "websocket": _WebSocket,
-        }
+        self._async["websocket"] = _WebSocket
         self.sockets: dict[str, DirectSocket]
         self.start_service_task: bool
         self.lane: Lane | None = None
-        self.on_dropped: Callable[[str], None] = _ignore
+        self.on_dropped: Callable[[str, str], None] = _ignore
         self.on_owed: Callable[[DirectSocket, str], None] = _ignore
         self.unhurried = Unhurried()
 
@@ -109,9 +108,10 @@ class DirectEngine(ClientErrors, engineio.AsyncServer):
         elif socket.closing:
             return
         elif socket.last_ping is not None and time.time() - socket.last_ping > self.ping_timeout:
+            self.on_dropped("silent", socket.sid)
             await socket.close(wait=False, reason=self.reason.PING_TIMEOUT)
-        elif not socket.joined and now - socket.opened_at > self.connect_deadline_s:
-            self.on_dropped("never_connected")
+        elif not socket.joined and now - socket.outside_since > self.connect_deadline_s:
+            self.on_dropped("left" if socket.has_left else "never_connected", socket.sid)
             await socket.close(wait=False)
         elif socket.next_ping_at is not None and now >= socket.next_ping_at:
             socket.next_ping_at = None
@@ -156,15 +156,51 @@ class _Response(web.WebSocketResponse):
         self._reader = _LaneQueue(request._protocol, _QUEUE_LIMIT_BYTES, loop=asyncio.get_running_loop())
         self._reader.direct = self._direct
         self._parser = WebSocketReader(self._reader, self._max_msg_size, compress=False, decode_text=False)
-        request.protocol.set_parser(self._parser)
+        request.protocol.set_parser(_Incoming(self._parser, self._reader, request.transport))
         request.protocol.keep_alive(False)
+
+
+class _Incoming:
+    """aiohttp's parser of one WebSocket, with a count of what it holds of a message that is not yet whole."""
+
+    __slots__ = ("_counted", "_parser", "_queue", "_unfinished", "_wire")
+
+    def __init__(self, parser: WebSocketReader, queue: "_LaneQueue", wire: asyncio.Transport) -> None:
+        self._parser = parser
+        self._queue = queue
+        self._unfinished = queue.direct.server.bodies.unfinished
+        self._counted = False
+        self._wire = wire
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        queue = self._queue
+        queue.part_bytes += len(data)
+        fed: tuple[bool, bytes] = self._parser.feed_data(data)
+        if queue.part_bytes > _SMALL_PART_BYTES:
+            self._counted = True
+            self._unfinished.holds(self, queue.part_bytes)
+        elif self._counted:
+            self._counted = False
+            self._unfinished.done(self)
+        return fed
+
+    def feed_eof(self) -> None:
+        self._unfinished.done(self)
+        self._parser.feed_eof()
+
+    def give_up(self) -> None:
+        self._queue.direct.drop("unfinished")
+        self._wire.abort()  # also of a WebSocket that the session has not upgraded to
 
 
 class _LaneQueue(WebSocketDataQueue):
     direct: DirectSocket
+    part_bytes = 0  # received since the last whole message
 
     def feed_data(self, data: Any, size: int) -> None:
         socket = self.direct
+        if data.type is WSMsgType.TEXT or data.type is WSMsgType.BINARY:
+            self.part_bytes = 0
         if data.data == b"3" and data.type is WSMsgType.TEXT:
             socket.schedule_ping()  # thousands of idle clients say nothing else: not worth waking their tasks
             return

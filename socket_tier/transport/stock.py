@@ -2,20 +2,18 @@
 
 from typing import Any
 
-import engineio
 from aiohttp import web
 from engineio.async_drivers import aiohttp as aiohttp_driver
 
-from socket_tier.transport.driver import ClientErrors, decode, translate_request
+from socket_tier.transport.driver import Engine, decode
 
 
-class StockEngine(ClientErrors, engineio.AsyncServer):
-    """Several times slower than ``DirectEngine``, and nothing bounds what a client leaves unread."""
+class StockEngine(Engine):
+    """Several times slower than ``DirectEngine``; what a client leaves unread is bounded by time alone."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        own = {"translate_request": translate_request, "websocket": _WebSocket}
-        self._async: dict[str, Any] = {**self._async, **own}
+        self._async["websocket"] = _WebSocket
 
 
 class _WebSocket(aiohttp_driver.WebSocket):

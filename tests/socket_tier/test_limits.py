@@ -169,19 +169,19 @@ def test_those_who_owe_most_of_their_limit_come_first(stage: Stage) -> None:
     limits = stage.limits
     for _ in range(30):
         limits.request(ADDRESS)  # 30 of 1000
-    limits.create_poll(OTHER)  # 1 of 2
+    limits.new_participant(ROOM)  # 1 of 2
     stage.passes(0.4)
     assert [(debtor.policy.name, debtor.debt) for debtor in limits.debtors(5)] == [
-        ("polls-per-address", 1),
+        ("joins-per-room", 1),
         ("requests-per-address", 30),
     ]
     assert len(limits.debtors(1)) == 1
 
 
 def test_who_is_overdrawn_elsewhere_is_refused_here(stage: Stage) -> None:
-    # Given an address that other nodes have granted all there is
+    # Given a room that other nodes have granted all there is
     limits = stage.limits
-    limits.create_poll(ADDRESS)
+    limits.new_participant(ROOM)
     stage.passes(0.4)
     (debtor,) = limits.debtors(5)
     debtor.overdraw()
@@ -189,11 +189,43 @@ def test_who_is_overdrawn_elsewhere_is_refused_here(stage: Stage) -> None:
     stage.passes(3600)
     # Then it is refused until its debt is paid, and told when that may be
     with pytest.raises(RateLimited) as refused:
-        limits.create_poll(ADDRESS)
+        limits.new_participant(ROOM)
     assert refused.value.retry_after_s == 2
     debtor.overdrawn = False
     stage.passes(2)
-    limits.create_poll(ADDRESS)
+    limits.new_participant(ROOM)
+
+
+@pytest.mark.proves("FR-009", "FR-014")
+def test_the_rooms_of_one_address_have_a_limit_for_the_day_too(stage: Stage) -> None:
+    # Given an address that creates polls all day, within what it may in a moment
+    limits = limits_of(polls_per_address_a_day=BudgetSettings(burst=3, per_s=3 / 86_400))
+    for _ in range(3):
+        limits.create_poll(ADDRESS)
+        stage.passes(3600)
+    # Then the next one has to wait for tomorrow, and a neighbour hasn't
+    with pytest.raises(RateLimited) as refused:
+        limits.create_poll(ADDRESS)
+    assert (refused.value.limit, refused.value.most, refused.value.window_s) == ("polls-per-address-a-day", 3, 86_400)
+    limits.create_poll(OTHER)
+
+
+@pytest.mark.proves("FR-009", "FR-014")
+def test_an_address_has_so_many_open_sessions_and_no_more() -> None:
+    limits = limits_of(open_sessions_per_address=2)
+    for _ in range(2):
+        limits.connect(ADDRESS)
+        limits.session_opened(ADDRESS)
+    with pytest.raises(RateLimited) as refused:
+        limits.connect(ADDRESS)
+    assert (refused.value.limit, refused.value.most) == ("open-sessions-per-address", 2)
+    limits.connect(OTHER)
+    # When one ends
+    limits.session_closed(ADDRESS)
+    limits.connect(ADDRESS)
+    # Then nothing is remembered of who has none
+    limits.session_closed(ADDRESS)
+    assert not limits._open_sessions
 
 
 def test_without_limits_nothing_is_refused() -> None:

@@ -32,11 +32,11 @@ class Node:
 
     def grant(self, address: str, times: int) -> None:
         for _ in range(times):
-            self.limits.create_poll(address)
+            self.limits.join(address)
 
     def refuses(self, address: str) -> bool:
         try:
-            self.limits.create_poll(address)
+            self.limits.join(address)
         except RateLimited:
             return True
         return False
@@ -54,7 +54,7 @@ class Node:
 async def node(per_s: float = 0.001, redis_url: str | None = None) -> AsyncIterator[Node]:
     settings: Settings = load()
     few = msgspec.structs.replace(
-        settings.limits, unlimited=False, polls_per_address=BudgetSettings(burst=BURST, per_s=per_s)
+        settings.limits, unlimited=False, joins_per_address=BudgetSettings(burst=BURST, per_s=per_s)
     )
     redis = msgspec.structs.replace(settings.redis, url=redis_url or settings.redis.url)
     counted: list[str] = []

@@ -78,7 +78,7 @@ async def running(transport: str, ping_s: int) -> AsyncIterator[Running]:
     port = any_free()
     await web.TCPSite(runner, LOOPBACK, port).start()
     running = Running(server, f"http://{LOOPBACK}:{port}")
-    running.engine.on_dropped = running.dropped.append
+    running.engine.on_dropped = lambda reason, _sid: running.dropped.append(reason)
     running.engine.on_owed = lambda socket, room: running.owed.append((socket, room))
 
     @server.event

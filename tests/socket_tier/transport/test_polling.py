@@ -8,7 +8,6 @@ import pytest
 import socketio
 from engineio import packet, payload
 
-from socket_tier.transport import driver
 from tests.socket_tier.transport.clients import NOOP, Poller, on_both, quick_pings
 from tests.socket_tier.transport.conftest import MOST_BYTES
 from tests.socket_tier.waiting import eventually
@@ -47,9 +46,9 @@ async def test_a_body_that_comes_in_pieces_is_one_payload(http, running):
 
 @pytest.mark.proves("FR-037")
 @pytest.mark.parametrize("client_goes", [True, False])
-async def test_a_body_that_never_comes_whole_ends_the_session(http, running, monkeypatch, client_goes):
+async def test_a_body_that_never_comes_whole_ends_the_session(http, running, client_goes):
     # Stock would wait for it as long as the connection lives.
-    monkeypatch.setattr(driver, "_BODY_WITHIN_S", 30 if client_goes else 0.1)
+    running.engine.bodies.deadline_s = 30 if client_goes else 0.1
     client = await Poller(http, running.url).open()
     async with raw_post(running, client, 100) as (_, writer):
         writer.write(b'420["say","half')
@@ -59,8 +58,8 @@ async def test_a_body_that_never_comes_whole_ends_the_session(http, running, mon
     await eventually(lambda: running.seen == [("disconnect", "server disconnect")], "the end")
 
 
-async def test_a_session_that_ends_while_a_body_comes_is_no_error(http, running, monkeypatch):
-    monkeypatch.setattr(driver, "_BODY_WITHIN_S", 0.3)
+async def test_a_session_that_ends_while_a_body_comes_is_no_error(http, running):
+    running.engine.bodies.deadline_s = 0.3
     client = await Poller(http, running.url).open()
     async with raw_post(running, client, 100) as (reader, writer):
         writer.write(b'420["say","half')
