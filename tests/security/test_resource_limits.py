@@ -78,6 +78,7 @@ def frugal_node(run_dir: Path, statsd: tuple[int, Counted]) -> Iterator[GuardedN
         "NODE__HEADER_DEADLINE_S": "1",
         "NODE__BODY_DEADLINE_S": "1",
         "NODE__UNREAD_DEADLINE_S": "1",
+        "NODE__IDLE_CONNECTION_S": "4",
         "NODE__CONNECT_DEADLINE_S": "1",
         "NODE__PING_INTERVAL_S": "2",
         "NODE__PING_TIMEOUT_S": "3",
@@ -214,7 +215,7 @@ async def test_a_compressed_body_is_refused_unread(
 
 
 @pytest.mark.proves("FR-014")
-@pytest.mark.parametrize("payload", [b"4" + b"[" * 1_000_000, b'4{"a":' * 100_000, b"d=" + b"&d=" * 300_000])
+@pytest.mark.parametrize("payload", [b"4" + b"[" * 1_000_000, b"4" + b'{"a":' * 100_000, b"d=" + b"&d=" * 300_000])
 async def test_nesting_without_end_ends_the_session_and_nothing_else(frugal_node: GuardedNode, payload: bytes) -> None:
     async with aiohttp.ClientSession() as http:
         async with http.get(frugal_node.url + POLLING) as answer:
