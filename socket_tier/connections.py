@@ -189,7 +189,12 @@ class Connection(RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """What no handler answers, in the words of the wire contract. What a client sent wrong is no error of ours."""
+        """What no handler answers, in the words of the wire contract. What a client did wrong is no error of ours.
+
+        :raises ConnectionError: the client went away meanwhile, which is all that was wrong
+        """
+        if isinstance(exc, ConnectionError):
+            raise exc
         if status >= 500:
             super().handle_error(request, status, exc, message)
         elif status == 400:

@@ -71,6 +71,9 @@ class DirectEngine(Engine):
         if transport == "websocket":
             try:
                 return await socket.handle_get_request(environ)
+            except OSError:
+                await socket.close(wait=False, abort=True)  # the client went away in the middle of the handshake
+                raise
             finally:
                 if socket.closed:
                     self.sockets.pop(sid, None)
