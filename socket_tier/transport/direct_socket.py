@@ -53,6 +53,7 @@ class DirectSocket(AsyncSocket):
         self._held_results: dict[str, bytes] = {}  # by room, the newest alone
         self._queued = False  # among the engine's unhurried
         self._dropped = False
+        self._trying = False  # a WebSocket is open that may become this session's
         self.voter: Any = None  # the lane's own view of this client
 
     def push(self, frame: bytes) -> None:
@@ -190,7 +191,7 @@ class DirectSocket(AsyncSocket):
             await self.receive(pkt)
 
     async def _websocket_handler(self, ws: Any) -> None:
-        if self.upgrading:
+        if self._trying:
             return  # two WebSockets can't both become this session's
         if self.connected:
             if not await self._upgrade(ws):
@@ -207,20 +208,22 @@ class DirectSocket(AsyncSocket):
     async def _upgrade(self, ws: Any) -> bool:
         """From polling to WebSocket: probe, end the poll that hangs, wait for the client's word.
 
-        What is sent meanwhile stays in the queue, so that nothing overtakes it.
+        What is sent from the probe on stays in the queue, so that nothing overtakes it. Until then polls go on: some
+        proxies let a WebSocket be opened and nothing through it.
         """
-        self.upgrading = True
+        self._trying = True
         try:
             async with asyncio.timeout(self.server.ping_timeout):
                 if await ws.wait_text() != b"2probe":
                     return False
+                self.upgrading = True
                 await ws.send("3probe")
                 self.hold(packet.Packet(packet.NOOP))
                 self.upgraded = await ws.wait_text() == b"5"
         except TimeoutError:
             log.info("upgrade_timed_out", extra={"eio_sid": self.sid})
         finally:
-            self.upgrading = False
+            self.upgrading = self._trying = False
         return self.upgraded
 
     def _go_direct(self, wire: asyncio.Transport) -> None:

@@ -94,6 +94,20 @@ async def goes_on_and_upgrades(http, running, client):
     assert await answers(ws, "5", '421["say","now faster"]') == ['431["now faster"]']
 
 
+@pytest.mark.proves("FR-037")
+async def test_a_websocket_through_which_nothing_comes_leaves_the_polls_alone(http, running):
+    """With stock each poll gets a NOOP at once, for as long as the WebSocket stays open."""
+    client = await Poller(http, running.url).open()
+    hanging = client.hang()
+    await open_socket(http, running.url, client.sid)
+    # When events come while the server waits for a probe, then polls bring them, and a poll without any hangs
+    await running.server.emit("tick", 1)
+    assert await hanging == ['42["tick",1]']
+    hanging = client.hang()
+    assert await client.send('420["say","still polling"]') == 200
+    assert await hanging == ['430["still polling"]']
+
+
 @quick_pings
 @pytest.mark.proves("FR-037")
 async def test_an_attempt_that_never_ends_is_ended(http, running):
