@@ -26,6 +26,7 @@ from socket_tier.choices import Choices
 from socket_tier.commands import Commands
 from socket_tier.connections import Connections
 from socket_tier.events import Events
+from socket_tier.expectations import pass_over_unknown_expectations
 from socket_tier.fanout import Fanout
 from socket_tier.health import Health, Readiness, Workers
 from socket_tier.hosting import Hosting
@@ -33,7 +34,6 @@ from socket_tier.http import BODIES, SOCKET_IO_PATH, Edge
 from socket_tier.joining import Joining
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
-from socket_tier.expectations import pass_over_unknown_expectations
 from socket_tier.payloads import Payloads
 from socket_tier.presence import Presence
 from socket_tier.redis_pipeline import RedisPipeline
@@ -365,9 +365,10 @@ class Node:
         self.audit.note("invalid_input", outcome="refused", action=code, address=address)
 
     def _cut_off(self, reason: str, address: str) -> None:
-        """A connection or a body was too slow, too large or one too many."""
+        """A connection or a body was too slow, too large, one too many or no HTTP."""
         self.metrics.count(f"cut.{reason}")
-        self.audit.note("resource_limit", outcome="refused", action=reason, address=address)
+        event = "invalid_input" if reason == "not_http" else "resource_limit"
+        self.audit.note(event, outcome="refused", action=reason, address=address)
 
     def _dropped(self, reason: str, address: str) -> None:
         """A client is of no use any more. One that has only become silent has done nothing that is worth a record."""

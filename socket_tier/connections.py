@@ -29,8 +29,8 @@ _BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})
 class Connections:
     """All TCP connections of a node: admits them, and ends those that are slow or too many.
 
-    ``on_cut(reason, address)`` hears of each that was refused or ended. The address is the peer's, empty for a trusted
-    proxy, behind which there are many clients: it has no limit of its own, and no single client to blame.
+    ``on_cut(reason, address)`` hears of each that was refused or ended. A trusted proxy, behind which there are many
+    clients, has no limit of its own and no address there, except for what is no HTTP: that is the proxy's mistake.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class Connections:
             if look % _LOOK_AT_CLOSING_EVERY == 0:
                 self._end_closing()
 
-    def address_of(self, transport: asyncio.BaseTransport) -> str:
-        """What a connection is counted under; empty for a trusted proxy."""
-        peer = transport.get_extra_info("peername")
-        address = self._proxies.client_address(peer[0] if peer else None, ())
-        return "" if self._proxies.trusts(address) else limited_as(address)
+    def addresses_of(self, transport: asyncio.BaseTransport) -> tuple[str, str]:
+        """The peer's, and what it is counted under: nothing for a trusted proxy."""
+        name = transport.get_extra_info("peername")
+        peer = self._proxies.client_address(name[0] if name else None, ())
+        return peer, "" if self._proxies.trusts(peer) else limited_as(peer)
 
     def _free_unread(self) -> None:
         """Disconnect who has left most unread, until all slow readers together hold no more than they may."""
@@ -134,7 +134,7 @@ class Connections:
 class Connection(RequestHandler):
     """One TCP connection of aiohttp's, watched by ``Connections``."""
 
-    __slots__ = ("_body", "_connections", "_head_bytes", "_wire", "address")
+    __slots__ = ("_body", "_connections", "_head_bytes", "_wire", "address", "peer")
 
     def __init__(self, manager: web.Server, connections: Connections, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -142,11 +142,11 @@ class Connection(RequestHandler):
         self._head_bytes = 0
         self._body: StreamReader = EMPTY_PAYLOAD
         self._wire: asyncio.Transport | None = None
-        self.address = ""
+        self.peer = self.address = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass of it
-        self.address = self._connections.address_of(transport)
+        self.peer, self.address = self._connections.addresses_of(transport)
         if not self._connections.admit(self):
             self.abort()
             return
@@ -198,10 +198,17 @@ class Connection(RequestHandler):
         if status >= 500:
             super().handle_error(request, status, exc, message)
         elif status == 400:
-            self._connections.on_cut("malformed", self.address)
+            self._connections.on_cut("not_http", self.peer)
         response = error_response(status)
         response.force_close()
         return response
+
+    def log_exception(self, *args: Any, **options: Any) -> None:
+        """aiohttp logs a traceback and a bare address also where a client has garbled the rest of a body."""
+        if isinstance(options.get("exc_info"), HttpProcessingError | web.RequestPayloadError):
+            self._connections.on_cut("not_http", self.peer)
+        else:
+            super().log_exception(*args, **options)
 
     def headers_late(self) -> None:
         self._refuse(408, "slow_headers")

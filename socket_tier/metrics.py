@@ -39,7 +39,7 @@ COUNTERS = {
     "cut.large_headers": "connections ended because of too large headers",
     "cut.slow_body": "requests refused because their body took too long: slow senders",
     "cut.unfinished": "requests refused because they held most of too many bytes of half-sent messages",
-    "cut.malformed": "connections ended because what came was not HTTP as we take it",
+    "cut.not_http": "connections ended because what came was not HTTP as we take it",
     "cut.pipelining": "connections ended because many requests were sent behind one that was being answered",
     "cut.unread": "connections ended because much was left unread for long: slow readers",
     "cut.gave_way": "connections without a request that made room for others: all places were taken",

@@ -183,6 +183,8 @@ async def test_half_sent_messages_of_many_sockets_hold_no_more_than_they_may(
         # When six clients send most of a very large message each, twice as much as may be held
         holding = [asyncio.create_task(hold(number), name="hold") for number in range(1, 7)]
         await eventually(lambda: counted("clients.dropped_unfinished") - before >= 3, "some to be given up")
+        for held in holding:
+            held.cancel()
         await asyncio.gather(*holding, return_exceptions=True)
 
 
