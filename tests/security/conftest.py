@@ -32,6 +32,7 @@ from tests.socket_tier.waiting import eventually
 __all__ = ["kind", "new_browser", "node_process", "rest"]
 
 ROOT = Path(__file__).resolve().parents[2]
+COALESCE_S = 2
 _STARTS_WITHIN_S = 60.0
 _addresses = itertools.count(1)
 
@@ -72,7 +73,7 @@ def guarded_node(run_dir: Path, name: str, **settings: str) -> Iterator[GuardedN
     log = run_dir / "log" / f"{name}.log"
     changed = {"LIMITS__UNLIMITED": "false", "NODE__NAME": name, "NODE__PORT": str(port), "LOG__JSON": "true"}
     # So that tests needn't wait long for what is written behind.
-    changed |= {"AUDIT__COALESCE_S": "2", "METRICS__FLUSH_S": "0.2"} | settings
+    changed |= {"AUDIT__COALESCE_S": str(COALESCE_S), "METRICS__FLUSH_S": "0.2"} | settings
     env = os.environ | {f"VOTEMILL_{key}": value for key, value in changed.items()} | {"PYTHONPATH": str(ROOT)}
     with log.open("w") as out:
         process = subprocess.Popen([sys.executable, "-m", "socket_tier"], env=env, stdout=out, stderr=out)
