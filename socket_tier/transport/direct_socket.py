@@ -38,7 +38,7 @@ class DirectSocket(AsyncSocket):
     def __init__(self, server: "DirectEngine", sid: str) -> None:
         super().__init__(server, sid)
         self.connected: bool = False
-        self.last_ping: float | None = None
+        self.last_ping: float | None = None  # time.monotonic(): sent and not answered yet
         self.wire: asyncio.Transport | None = None
         self.lane: Lane | None = None
         self.busy = False
