@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import WSCloseCode, WSMsgType
+from aiohttp import WSCloseCode, WSMsgType, web
 from engineio import exceptions, packet
 from engineio.async_socket import AsyncSocket
 
@@ -38,7 +38,7 @@ class DirectSocket(AsyncSocket):
     def __init__(self, server: "DirectEngine", sid: str) -> None:
         super().__init__(server, sid)
         self.connected: bool = False
-        self.last_ping: float | None = None
+        self.last_ping: float | None = None  # time.monotonic(): sent and not answered yet
         self.wire: asyncio.Transport | None = None
         self.lane: Lane | None = None
         self.busy = False
@@ -53,6 +53,7 @@ class DirectSocket(AsyncSocket):
         self._held_results: dict[str, bytes] = {}  # by room, the newest alone
         self._queued = False  # among the engine's unhurried
         self._dropped = False
+        self._poll: web.Request | None = None  # the one that hangs
         self._trying = False  # a WebSocket is open that may become this session's
         self.voter: Any = None  # the lane's own view of this client
 
@@ -172,6 +173,20 @@ class DirectSocket(AsyncSocket):
         if self.wire is not None and not self.wire.is_closing():
             self.wire.write(self._take_held() + close_frame(code))
             self.wire.close()
+
+    async def handle_get_request(self, environ: dict[str, Any]) -> Any:
+        """As in engine.io, for a poll or a WebSocket; a poll is kept in sight while it hangs."""
+        if "HTTP_UPGRADE" in environ:
+            return await super().handle_get_request(environ)
+        self._poll = environ["aiohttp.request"]
+        try:
+            return await super().handle_get_request(environ)
+        finally:
+            self._poll = None
+
+    def poll_broke_off(self) -> bool:
+        """Whether the client hung up on its poll: it has left, or begins anew, and what is sent to it would be lost."""
+        return self.wire is None and self._poll is not None and self._poll.transport is None
 
     async def handle_post_request(self, environ: dict[str, Any]) -> None:
         """Handle a polling client's packets one after the other.

@@ -110,7 +110,9 @@ class DirectEngine(Engine):
             self.sockets.pop(socket.sid, None)
         elif socket.closing:
             return
-        elif socket.last_ping is not None and time.time() - socket.last_ping > self.ping_timeout:
+        elif socket.poll_broke_off():
+            await socket.close(wait=False, abort=True, reason=self.reason.TRANSPORT_CLOSE)
+        elif socket.last_ping is not None and now - socket.last_ping > self.ping_timeout:
             self.on_dropped("silent", socket.sid)
             await socket.close(wait=False, reason=self.reason.PING_TIMEOUT)
         elif not socket.joined and now - socket.outside_since > self.connect_deadline_s:
@@ -118,9 +120,10 @@ class DirectEngine(Engine):
             await socket.close(wait=False)
         elif socket.next_ping_at is not None and now >= socket.next_ping_at:
             socket.next_ping_at = None
-            socket.last_ping = time.time()
+            socket.last_ping = now
             await socket.send(packet.Packet(packet.PING))
-        socket.look_at = socket.next_ping_at if socket.joined and socket.next_ping_at is not None else 0.0
+        quiet = socket.joined and socket.wire is not None  # a WebSocket tells its end by itself, a poll doesn't
+        socket.look_at = socket.next_ping_at if quiet and socket.next_ping_at is not None else 0.0
         for room in list(socket.owed):
             self.on_owed(socket, room)
 

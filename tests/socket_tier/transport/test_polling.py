@@ -142,6 +142,21 @@ async def test_a_client_that_says_goodbye_is_gone_at_once(http, running, transpo
     assert await client.send('42["say",1]') == 400
 
 
+@pytest.mark.proves("FR-037")
+async def test_a_client_that_hangs_up_on_its_poll_is_gone(http, running):
+    """Stock keeps it until the ping time-out, and gives its next packets to the poll that nobody reads."""
+    client = await Poller(http, running.url).open()
+    for _ in range(2):  # what a poll has brought is no hanging up
+        await running.server.emit("tick")
+        assert await client.poll() == ['42["tick"]']
+    hanging = client.hang()
+    await asyncio.sleep(0.1)
+    assert not running.seen
+    hanging.cancel()
+    await eventually(lambda: running.seen == [("disconnect", "transport close")], "the end of the session", within_s=10)
+    await eventually(lambda: not running.sockets(), "the socket to be gone")
+
+
 @on_both
 async def test_a_session_that_the_server_ends_ends_its_poll(http, running):
     client = await Poller(http, running.url).open()

@@ -112,6 +112,18 @@ async def test_pings_are_sent_and_a_client_that_answers_stays(http, running):
     assert len(running.sockets()) == 1
 
 
+async def test_a_clock_that_is_set_ends_no_session(http, running, monkeypatch):
+    """Stock takes everybody for gone who has not answered the latest ping by then."""
+    ws = await connect(http, running.url)
+    (socket,) = running.sockets()
+    socket.next_ping_at = socket.look_at = 0.0
+    assert await asyncio.wait_for(ws.receive_str(), 15) == "2"
+    monkeypatch.setattr("time.time", lambda: 9e9)
+    await running.engine._look_after(socket)
+    monkeypatch.undo()
+    assert await answers(ws, "3", '420["say","still here"]') == ['430["still here"]']
+
+
 @on_both
 @quick_pings
 @pytest.mark.proves("FR-037")
