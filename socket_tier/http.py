@@ -211,8 +211,7 @@ class Edge:
         """:raises Refused: a page asks that may not use this service"""
         if all(self._allowed(origin) for origin in request.headers.getall("Origin", ())):
             return
-        path = request.rel_url.raw_path[:_PATH]
-        self._audit.note("origin_refused", outcome="refused", action=path, address=request["address"])
+        self._audit.note("origin_refused", outcome="refused", action=request.path[:_PATH], address=request["address"])
         raise Refused("Origin not allowed", "origin_not_allowed", status=403)
 
     def _browser(self, request: web.Request) -> tuple[UUID, bool]:

@@ -122,10 +122,11 @@ async def test_no_token_but_the_polls_own_hosts_it_by_any_way(
         records.append(("admin_refused", address, "", ""))
         # And the same with the events, from a socket that hosts another poll
         ack = await scene.attacker.call("join", {"roomCode": code, "hostToken": token})
-        assert (ack["success"], ack["code"]) == (False, "invalid_token"), name
+        # Of what isn't of a token's characters it needs no key to say that it is none
+        assert (ack["success"], ack["code"]) == (False, "invalid_token" if name != "not text" else "invalid_payload")
         for state in ("closed", "waiting"):
             ack = await scene.attacker.change(code, state, hostToken=token)
-            assert (ack["success"], ack["code"]) == (False, "not_host"), name
+            assert (ack["success"], ack["code"]) == (False, "not_host" if name != "not text" else "invalid_payload")
     # And without any token
     for state in ("closed", "waiting"):
         assert not (await scene.attacker.change(code, state))["success"]

@@ -84,28 +84,6 @@ def test_an_empty_list_of_origins_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     assert any("security.origins" in problem for problem in problems())
 
 
-@pytest.mark.proves("FR-028", "FR-010")
-@pytest.mark.parametrize(
-    "origin",
-    [
-        "*",
-        "null",
-        "vote.example",
-        "https://vote.example/",
-        "https://vote.example/page",
-        "https://vote.example:443",
-        "https://Vote.example",
-        "https://*.vote.example",
-        "ftp://vote.example",
-        " https://vote.example",
-    ],
-)
-def test_an_origin_that_no_browser_sends_is_an_error(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
-    monkeypatch.setenv("VOTEMILL_SECURITY__EXTRA_ORIGINS", f'@json ["https://good.example:8443", "{origin}"]')
-    (problem,) = problems()
-    assert problem.startswith(f"security.origins: {origin!r}")
-
-
 @pytest.mark.proves("FR-028", "FR-024")
 def test_a_key_file_that_cant_be_read_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VOTEMILL_SECURITY__SIGNING_KEYS_FILE", str(tmp_path / "none"))
@@ -142,10 +120,9 @@ def test_production_refuses_what_is_for_development(monkeypatch: pytest.MonkeyPa
 @pytest.mark.proves("FR-028")
 def test_cookies_are_secure_wherever_people_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOTEMILL_ENV", "staging")
-    monkeypatch.setenv("VOTEMILL_SECURITY__ORIGINS", '@json ["https://vote.example"]')
-    assert load().security.secure_cookies
+    assert not [problem for problem in problems() if problem.startswith("security.secure_cookies")]
     monkeypatch.setenv("VOTEMILL_SECURITY__SECURE_COOKIES", "false")
-    assert problems() == ["security.secure_cookies: must be true in staging"]
+    assert "security.secure_cookies: must be true in staging" in problems()
 
 
 def test_an_unknown_environment_is_named_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
