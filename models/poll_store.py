@@ -11,7 +11,7 @@ from models.audit_store import append
 from models.database import Database
 from models.state_log import Timeline, fold
 from models.times import as_us, at
-from models.wire.commands import AuditEntry, ChangeState, ClaimHost, CreatePoll
+from models.wire.commands import AuditEntry, ChangeState, ClaimHost, CreatePoll, RevokeHosts
 from models.wire.polls import BrowserRole, PollSnapshot, PollState
 
 # Without I, O, 0 and 1, which people misread.
@@ -26,13 +26,21 @@ class PollMissing(Exception):
     """There is no such poll: deleted, or it never was. Never valid."""
 
 
+class HostRevoked(Exception):
+    """Whoever asked was the poll's host once, and isn't any more. Never valid."""
+
+
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """``changed`` is False when the command made no difference: a repeat, or the state held already."""
+    """``changed`` is False when the command made no difference: a repeat, or the state held already.
+
+    ``revoked``: it was not applied, since its host isn't one any more.
+    """
 
     poll: PollSnapshot
     previous_state: PollState
     changed: bool
+    revoked: bool = False
 
 
 # Nothing comes back when either the command or the room code is known already.
@@ -46,17 +54,37 @@ ON CONFLICT DO NOTHING RETURNING id
 
 INSERT_TALLY = "INSERT INTO tallies (poll_id, votes) VALUES (%s, array_fill(0::bigint, ARRAY[%s]))"
 
+# The lock orders a claim before or behind a revocation; behind it, one of a lower generation is void.
 INSERT_HOST = """
-INSERT INTO hosts (poll_id, browser_id) SELECT id, %(browser_id)s FROM polls WHERE id = %(poll_id)s
+INSERT INTO hosts (poll_id, browser_id)
+SELECT id, %(browser_id)s FROM polls
+WHERE id = %(poll_id)s AND (token_generation <= %(generation)s OR %(generation)s = 0) FOR NO KEY UPDATE
 ON CONFLICT DO NOTHING RETURNING poll_id
 """
+
+RAISE_GENERATION = """
+UPDATE polls SET token_generation = %(generation)s, version = greatest(version + 1, %(now_us)s),
+  changed_at_rest_us = %(now_us)s
+WHERE id = %(poll_id)s AND token_generation < %(generation)s RETURNING id
+"""
+
+FORGET_HOSTS = "DELETE FROM hosts WHERE poll_id = %s"
+
+READ_GENERATION = "SELECT token_generation FROM polls WHERE id = %s"
 
 # A new host is part of the snapshot, so it needs a version of its own.
 RAISE_VERSION = """
 UPDATE polls SET version = greatest(version + 1, %(now_us)s), changed_at_rest_us = %(now_us)s WHERE id = %(poll_id)s
 """
 
-LOCK_POLL = "SELECT state, state_changed_at_us FROM polls WHERE id = %s FOR NO KEY UPDATE"
+LOCK_POLL = "SELECT state, token_generation FROM polls WHERE id = %s FOR NO KEY UPDATE"
+
+# Nodes take a poll for closed from the announcement of a close on, until they see a state that is newer.
+OUTDATE_CLOSE = """
+UPDATE polls SET state_changed_at_us = greatest(state_changed_at_us, %(at_us)s) + 1,
+  version = greatest(version + 1, %(now_us)s), changed_at_rest_us = %(now_us)s
+WHERE id = %(poll_id)s
+"""
 
 INSERT_STATE_CHANGE = """
 INSERT INTO state_changes (poll_id, command_id, at_us, new_state, actor) VALUES (%s, %s, %s, %s, %s)
@@ -104,7 +132,8 @@ UNION SELECT id, room_code, version FROM polls WHERE changed_at_rest_us >= %s
 
 # A browser can have several participants in one poll: two people with one phone.
 READ_ROLES = """
-SELECT p.id, p.room_code, r.participant_id, r.nickname, r.host, (extract(epoch FROM r.since) * 1000000)::bigint
+SELECT p.id, p.room_code, r.participant_id, r.nickname, r.host, (extract(epoch FROM r.since) * 1000000)::bigint,
+  p.token_generation
 FROM (SELECT poll_id, participant_id, nickname, false AS host, joined_at AS since
       FROM participants WHERE browser_id = %(browser_id)s
       UNION ALL SELECT poll_id, NULL, NULL, true, claimed_at FROM hosts WHERE browser_id = %(browser_id)s) AS r
@@ -138,7 +167,7 @@ def _insert_poll(db: Database, command: CreatePoll, now_us: int, expires_at_us: 
         if row:
             db.execute(INSERT_TALLY, (row[0], len(command.options)))
             if command.browser_id is not None:
-                db.execute(INSERT_HOST, {"poll_id": row[0], "browser_id": command.browser_id})
+                db.execute(INSERT_HOST, {"poll_id": row[0], "browser_id": command.browser_id, "generation": 1})
             return int(row[0])
         known = db.execute("SELECT id FROM polls WHERE command_id = %s", (command.command_id,)).fetchone()
         if known:
@@ -163,6 +192,8 @@ def change_state(db: Database, command: ChangeState, now_us: int) -> StateChange
         row = db.execute(LOCK_POLL, (command.poll_id,)).fetchone()
         if row is None:
             raise PollMissing(command.poll_id)
+        if 0 < command.token_generation < row[1]:
+            return _refuse_revoked(db, command, PollState(row[0]), now_us)
         recorded = _record(db, command)
         log = db.execute(READ_STATE_LOG, (command.poll_id,)).fetchall()
         timeline = fold([(at_us, PollState(state)) for at_us, state, _ in log])
@@ -172,6 +203,25 @@ def change_state(db: Database, command: ChangeState, now_us: int) -> StateChange
         if recorded:
             append(db, [_audit_entry(command, poll, previous, now_us)])
         return StateChange(poll, previous, changed)
+
+
+def _refuse_revoked(db: Database, command: ChangeState, state: PollState, now_us: int) -> StateChange:
+    """A node admitted it before it had heard of the revocation, and may have announced a close: that must not stay."""
+    if state is PollState.OPEN:
+        db.execute(OUTDATE_CLOSE, {"poll_id": command.poll_id, "at_us": command.at_us, "now_us": now_us})
+    poll = read_snapshots(db, [command.poll_id])[0]
+    entry = AuditEntry(
+        at_us=now_us,
+        event="state_change_refused",
+        action=command.new_state.value,
+        outcome="refused",
+        room_code=poll.room_code,
+        actor=command.actor,
+        correlation_id=command.correlation_id,
+        details={"reason": "revoked"},
+    )
+    append(db, [entry])
+    return StateChange(poll, state, changed=False, revoked=True)
 
 
 def _record(db: Database, command: ChangeState) -> bool:
@@ -231,11 +281,39 @@ def _audit_entry(command: ChangeState, poll: PollSnapshot, previous: PollState, 
 
 
 def claim_host(db: Database, command: ClaimHost) -> None:
-    """Store that a browser controls a poll. A repeat, and a poll that is gone, change nothing."""
-    values = {"poll_id": command.poll_id, "browser_id": command.browser_id, "now_us": command.at_us}
+    """Store that a browser controls a poll. A repeat, a revoked claim, and a poll that is gone change nothing."""
+    values = {
+        "poll_id": command.poll_id,
+        "browser_id": command.browser_id,
+        "generation": command.token_generation,
+        "now_us": command.at_us,
+    }
     with db.transaction():
         if db.execute(INSERT_HOST, values).fetchone():
             db.execute(RAISE_VERSION, values)
+
+
+def revoke_hosts(db: Database, command: RevokeHosts, now_us: int) -> PollSnapshot:
+    """Make host tokens of lower generations void, and let no browser host the poll any more; once for a generation.
+
+    :raises PollMissing:
+    """
+    values = {"poll_id": command.poll_id, "generation": command.token_generation, "now_us": now_us}
+    with db.transaction():
+        if db.execute(RAISE_GENERATION, values).fetchone():
+            db.execute(FORGET_HOSTS, (command.poll_id,))
+        polls = read_snapshots(db, [command.poll_id])
+        if not polls:
+            raise PollMissing(command.poll_id)
+        return polls[0]
+
+
+def demand_host(db: Database, poll_id: int, token_generation: int) -> None:
+    """:raises HostRevoked: the generation under which somebody was admitted as host is void"""
+    with db.transaction():
+        row = db.execute(READ_GENERATION, (poll_id,)).fetchone()
+    if row and 0 < token_generation < row[0]:
+        raise HostRevoked(poll_id)
 
 
 def read_snapshots(db: Database, poll_ids: Sequence[int]) -> list[PollSnapshot]:

@@ -62,8 +62,12 @@ class Admin:
         except CacheUnavailable:
             return  # counted there; the levels stay as they are
 
+    def knows(self, given: str | None) -> bool:
+        """Whether this is the admin token; compared in constant time."""
+        shown = (given or "").encode(errors="surrogateescape")  # headers may hold any byte
+        return bool(self._admin_token) and hmac.compare_digest(shown, self._admin_token.encode())
+
     def _check(self, request: web.Request) -> None:
-        given = bearer_token(request) or ""
-        if not self._admin_token or not hmac.compare_digest(given.encode(), self._admin_token.encode()):
+        if not self.knows(bearer_token(request)):
             self._audit.note("admin_refused", outcome="refused", action=request.path, address=request["address"])
             raise Invalid("Admin token required", "not_admin", status=403)

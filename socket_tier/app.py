@@ -29,9 +29,11 @@ from socket_tier.events import Events
 from socket_tier.expectations import pass_over_unknown_expectations
 from socket_tier.fanout import Fanout
 from socket_tier.health import Health, Readiness, Workers
+from socket_tier.host_tokens import HostTokens
 from socket_tier.hosting import Hosting
-from socket_tier.http import BODIES, SOCKET_IO_PATH, Edge
+from socket_tier.http import BODIES, SOCKET_IO_PATH, Edge, security_headers
 from socket_tier.joining import Joining
+from socket_tier.key_watch import KeyWatch
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
 from socket_tier.payloads import Payloads
@@ -70,7 +72,8 @@ class Node:
         self.settings = settings
         self.node_id: UUID = uuid4()
         self.metrics = NodeMetrics(settings.metrics, "node", settings.node.name)
-        self.tokens = Tokens(settings.security.signing_keys, settings.security.token_max_age_s)
+        keys = settings.security.key_ring()
+        self.tokens = Tokens(keys.usable(), settings.security.token_max_age_s)
         self.tasks = Tasks()
         self.sessions = Sessions()
         self.readiness = Readiness()
@@ -90,6 +93,7 @@ class Node:
             capacity=settings.batch.capacity_votes,
         )
         self.audit = Audit(self.commands, settings.audit, self.metrics)
+        self.key_watch = KeyWatch(keys, self.tokens, self.audit, settings.node.name)
         self.shedding = Shedding(settings.shed, self.buffer.share_held, self.metrics)
 
         # Redis
@@ -118,7 +122,11 @@ class Node:
         )
         self.proxies = TrustedProxies(settings.security.trusted_proxies)
         self.connections = Connections(
-            settings.node, self.limits.open_connections_per_address, self.proxies, self._cut_off
+            settings.node,
+            self.limits.open_connections_per_address,
+            self.proxies,
+            self._cut_off,
+            security_headers(settings.security),
         )
         self.server = SocketServer(settings, self.fanout, self.limits, self.bodies)
         self.sockets = SocketRooms(
@@ -148,15 +156,20 @@ class Node:
             sockets=self.sockets,
             metrics=self.metrics,
         )
+        self.host_tokens = HostTokens(
+            node_id=self.node_id, tokens=self.tokens, commands=self.commands, audit=self.audit
+        )
         self.hosting = Hosting(
             security=settings.security,
             node_id=self.node_id,
             rooms=self.rooms,
             cache=self.cache,
             commands=self.commands,
-            tokens=self.tokens,
+            host_tokens=self.host_tokens,
+            sessions=self.sessions,
             sockets=self.sockets,
             states=self.states,
+            tasks=self.tasks,
             audit=self.audit,
         )
         self.voting = Voting(
@@ -220,7 +233,8 @@ class Node:
             commands=self.commands,
             hosting=self.hosting,
             workers=self.workers,
-            tokens=self.tokens,
+            host_tokens=self.host_tokens,
+            admin=self.admin,
             audit=self.audit,
             limits=self.limits,
             shedding=self.shedding,
@@ -320,6 +334,8 @@ class Node:
                 self.vote_results.applied(notice)
             case notices.StateChanged():
                 self.states.changed(notice)
+            case notices.HostsRevoked():
+                self.hosting.revoked(notice)
             case notices.PollClosing():
                 self.states.closing(notice)
             case notices.WorkerHeartbeat():
@@ -402,8 +418,7 @@ class Node:
         if self.readiness.reason == "starting":
             self.readiness.reason = None
         log.info("node_ready", extra={"node_id": str(self.node_id)})
-        # Keys are rotated by a restart with others: what changed, and when, is seen here.
-        self.audit.note("signing_keys_in_use", outcome="ok", action=self.settings.node.name, keys=self.tokens.key_ids)
+        self.key_watch.tell()
 
     async def _beat(self) -> None:
         while True:
@@ -428,6 +443,7 @@ class Node:
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(self.settings.metrics.flush_s)
+            self.key_watch.refresh()
             await self.audit.send()
             await self.admin.refresh()
             self.metrics.gauge("connections", len(self.sessions))

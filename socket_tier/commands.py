@@ -83,7 +83,7 @@ class NoAnswer(WorkersUnavailable):
     """The command is stored and will be carried out, but no answer came in time."""
 
 
-_STATUS = {"poll_not_found": 404}
+_STATUS = {"poll_not_found": 404, "not_host": 403}
 
 
 def _refusal(notice: CommandFailed) -> Exception:

@@ -31,6 +31,7 @@ class Connections:
 
     ``on_cut(reason, address)`` hears of each that was refused or ended. A trusted proxy, behind which there are many
     clients, has no limit of its own and no address there, except for what is no HTTP: that is the proxy's mistake.
+    ``headers`` go with whatever is answered here.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class Connections:
         most_per_address: float,
         proxies: TrustedProxies,
         on_cut: Callable[[str, str], None],
+        headers: dict[str, str],
     ) -> None:
         self.settings = settings
         self.on_cut = on_cut
+        self.headers = headers
         self._most = min(settings.max_connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _FILES_KEPT)
         self._most_per_address = most_per_address
         self._proxies = proxies
@@ -199,7 +202,7 @@ class Connection(RequestHandler):
             super().handle_error(request, status, exc, message)
         elif status == 400:
             self._connections.on_cut("not_http", self.peer)
-        response = error_response(status)
+        response = error_response(status, self._connections.headers)
         response.force_close()
         return response
 

@@ -150,7 +150,6 @@ class Events:
                 request["address"],
                 request["browser_id"],
                 request["new_browser"],
-                self._limits.session_votes(),
                 self._limits.session_events(),
                 self._limits.address_votes(request["address"]),
             )
@@ -226,8 +225,8 @@ class Events:
             except Refused:
                 continue
             session.tentative.add(room.code)
-            if role.host:
-                session.hosting.add(room.code)
+            if role.host and role.token_generation >= room.poll.token_generation:
+                session.hosting[room.code] = role.token_generation
                 await self._sockets.enter(session, room, names.host_room(room.code))
             else:
                 await self._sockets.enter(session, room)

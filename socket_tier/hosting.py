@@ -8,23 +8,27 @@ from uuid import UUID, uuid4
 
 from models.runtime.logs import correlation_id
 from models.runtime.settings import SecuritySettings
-from models.runtime.tokens import InvalidToken, Tokens
+from models.runtime.tokens import InvalidToken
 from models.wire import names
 from models.wire.commands import ChangeState, ClaimHost
-from models.wire.notices import Notice, PollClosing, StateChanged
-from models.wire.polls import BrowserRole, PollState, poll_view
+from models.wire.notices import HostsRevoked, Notice, PollClosing, StateChanged
+from models.wire.polls import BrowserRole, PollSnapshot, PollState, poll_view
 from socket_tier.audit import Audit
 from socket_tier.cache import Cache
 from socket_tier.commands import Commands, NoAnswer
+from socket_tier.host_tokens import HostTokens
 from socket_tier.payloads import ChangePollState, JoinHost
 from socket_tier.refusals import CacheUnavailable, Invalid, Refused, only_host
 from socket_tier.rooms import Room, Rooms
-from socket_tier.sessions import Session
+from socket_tier.sessions import Session, Sessions
 from socket_tier.socket_rooms import SocketRooms
 from socket_tier.state_changes import StateChanges
+from socket_tier.tasks import Tasks
 from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
+
+MISSING = "missing"  # no token, and no cookie that stands for one
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,11 @@ class Hosting:
         rooms: Rooms,
         cache: Cache,
         commands: Commands,
-        tokens: Tokens,
+        host_tokens: HostTokens,
+        sessions: Sessions,
         sockets: SocketRooms,
         states: StateChanges,
+        tasks: Tasks,
         audit: Audit,
     ) -> None:
         self._security = security
@@ -57,9 +63,11 @@ class Hosting:
         self._rooms = rooms
         self._cache = cache
         self._commands = commands
-        self._tokens = tokens
+        self._host_tokens = host_tokens
+        self._sessions = sessions
         self._sockets = sockets
         self._states = states
+        self._tasks = tasks
         self._audit = audit
 
     async def join(self, session: Session, request: JoinHost) -> dict[str, Any]:
@@ -69,16 +77,16 @@ class Hosting:
         """
         room = await self._rooms.find(request.room_code)
         self._sockets.require_place(session, room)
-        host = not request.viewer and await self._is_host(session, room, request.host_token)
+        generation = None if request.viewer else await self._admitted_as_host(session, room, request.host_token)
         await self._sockets.leave_tentative(session, room.code)
-        if host:
-            session.hosting.add(room.code)
+        if generation is not None:
+            session.hosting[room.code] = generation
             await self._sockets.enter(session, room, names.host_room(room.code))
         else:
             await self._sockets.enter(session, room)
         self._sockets.show_soon(session.sid, room)
         poll = {**poll_view(room.poll, room.participant_count), "state": room.state.value}
-        return {"success": True, "role": "host" if host else "viewer", "poll": poll}
+        return {"success": True, "role": "viewer" if generation is None else "host", "poll": poll}
 
     async def change_state(self, controller: Controller, request: ChangePollState) -> dict[str, Any]:
         """The ack of ``change-poll-state``: after the commit, or ``pending`` once the command is durable.
@@ -89,15 +97,18 @@ class Hosting:
         :raises Refused:
         """
         room = await self._rooms.find(request.room_code)
-        if not self._may_control(controller, room):
+        try:
+            generation = self._control(controller, room)
+        except InvalidToken as error:
             self._audit.note(
                 "state_change_refused",
                 outcome="refused",
                 action=request.new_state.value,
                 room_code=room.code,
                 address=controller.address,
+                reason=error.reason,
             )
-            raise only_host()
+            raise only_host() from None
         self._audit.note(
             "state_change_asked",
             outcome="ok",
@@ -116,6 +127,7 @@ class Hosting:
             room.next_change_us(),
             self._audit.hashed(controller.address),
             correlation_id.get(),
+            token_generation=generation,
         )
         try:
             if previous is PollState.OPEN:
@@ -153,45 +165,72 @@ class Hosting:
                 self._states.reopen_admission(room)
             raise
 
-    async def _is_host(self, session: Session, room: Room, host_token: str | None) -> bool:
+    def revoked(self, notice: HostsRevoked) -> None:
+        """A poll's host tokens are void: nobody here hosts it any more, or hears what only hosts hear."""
+        self._rooms.learn(notice.poll)
+        self._commands.answered(notice.request_id, notice)
+        room = self._rooms.known(notice.poll.room_code)
+        for sid in room.sids if room is not None else ():
+            session = self._sessions.get(sid)
+            if session is not None:
+                self._tasks.start(self._expel(session, notice.poll), "expel-host")
+
+    async def _expel(self, session: Session, poll: PollSnapshot) -> None:
+        """Hosting under the new token it may well be by now."""
+        if session.hosting.get(poll.room_code, poll.token_generation) < poll.token_generation:
+            del session.hosting[poll.room_code]
+            await self._sockets.leave_room(session, names.host_room(poll.room_code))
+
+    async def _admitted_as_host(self, session: Session, room: Room, host_token: str | None) -> int | None:
+        """The token generation that a socket hosts under; None when it only looks on."""
+        current = room.poll.token_generation
         if host_token is not None:
-            if not self._valid(host_token, room):
-                self._audit.note(
-                    "invalid_host_token",
-                    outcome="refused",
-                    action="join",
-                    room_code=room.code,
-                    address=session.address,
-                )
-                raise Invalid("Invalid host token", "invalid_token", status=403)
-            await self._remember(session, room)
-            return True
-        if room.code in session.hosting or self._cookie_hosts(session, room):
-            return True
-        if self._security.host_auth == "off":
-            return True
-        return self._security.host_auth == "claim" and await self._claim(session, room)
+            generation = self._token_generation(session, room, host_token)
+            await self._remember(session, room, generation)
+            return generation
+        if self._security.host_auth == "off" or self._hosts(session, room):
+            return current
+        if self._security.host_auth == "claim" and await self._claim(session, room):
+            return current
+        return None
 
-    def _may_control(self, controller: Controller, room: Room) -> bool:
-        if controller.host_token is not None:
-            return self._valid(controller.host_token, room)
-        session = controller.session
-        if session is None:
-            return False
-        if self._security.host_auth == "off":
-            return room.code in session.rooms
-        return room.code in session.hosting or self._cookie_hosts(session, room)
-
-    def _valid(self, host_token: str, room: Room) -> bool:
+    def _token_generation(self, session: Session, room: Room, host_token: str) -> int:
         try:
-            token = self._tokens.read_host(host_token)
-        except InvalidToken:
-            return False
-        return token.poll_id == room.poll.poll_id and token.generation >= room.poll.token_generation
+            return self._host_tokens.generation(host_token, room)
+        except InvalidToken as error:
+            self._audit.note(
+                "invalid_host_token",
+                outcome="refused",
+                action="join",
+                room_code=room.code,
+                address=session.address,
+                reason=error.reason,
+            )
+            raise Invalid("Invalid host token", "invalid_token", status=403) from None
+
+    def _control(self, controller: Controller, room: Room) -> int:
+        """The token generation under which somebody controls a poll.
+
+        :raises InvalidToken: nobody who may
+        """
+        if controller.host_token is not None:
+            return self._host_tokens.generation(controller.host_token, room)
+        session = controller.session
+        if session is not None:
+            off = self._security.host_auth == "off" and room.code in session.rooms
+            if off or self._hosts(session, room):
+                return room.poll.token_generation
+        raise InvalidToken(MISSING)
+
+    def _hosts(self, session: Session, room: Room) -> bool:
+        """Whether a socket was let in as host, or its cookie is a host's."""
+        current = room.poll.token_generation
+        return session.hosting.get(room.code, 0) >= current or self._cookie_hosts(session, room)
 
     def _cookie_hosts(self, session: Session, room: Room) -> bool:
         return session.browser_id in room.poll.host_browsers or any(
-            role.host and role.poll_id == room.poll.poll_id for role in session.roles
+            role.host and role.poll_id == room.poll.poll_id and role.token_generation >= room.poll.token_generation
+            for role in session.roles
         )
 
     async def _claim(self, session: Session, room: Room) -> bool:
@@ -200,6 +239,7 @@ class Hosting:
         if (
             session.browser_id is None
             or room.poll.host_browsers
+            or room.poll.token_generation > 1  # its host has taken it over: it is nobody's to claim
             or age_us > self._security.claim_window_s * 1e6
             or room.poll.creator_address != self._audit.hashed(session.address)
         ):
@@ -209,15 +249,16 @@ class Hosting:
         except CacheUnavailable:
             return False
         if mine:
-            await self._remember(session, room)
+            await self._remember(session, room, room.poll.token_generation)
         return mine
 
-    async def _remember(self, session: Session, room: Room) -> None:
+    async def _remember(self, session: Session, room: Room, generation: int) -> None:
         """Bind the host's role to the browser, so that a socket that comes back is put back."""
         if session.browser_id is None or self._cookie_hosts(session, room):
             return
-        role = BrowserRole(room.poll.poll_id, room.code, host=True, joined_at_us=now_us())
-        await self._commands.send(ClaimHost(room.poll.poll_id, session.browser_id, now_us()))
+        role = BrowserRole(room.poll.poll_id, room.code, host=True, joined_at_us=now_us(), token_generation=generation)
+        claim = ClaimHost(room.poll.poll_id, session.browser_id, now_us(), token_generation=generation)
+        await self._commands.send(claim)
         self._audit.note(
             "host_claimed",
             outcome="ok",

@@ -11,7 +11,7 @@ from aiohttp import web
 from uuid_utils.compat import uuid7
 
 from models.runtime.logs import correlation_id
-from models.runtime.settings import Settings
+from models.runtime.settings import SecuritySettings, Settings
 from models.runtime.tokens import InvalidToken, Tokens
 from socket_tier.addresses import TrustedProxies
 from socket_tier.audit import Audit
@@ -28,9 +28,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SOCKET_IO_PATH = "/socket.io/"
 _LIMITED, _HEALTH = "/api/", "/api/health"  # a balancer must always hear how a node is
 BROWSER_COOKIE = "votemill"
+# So named, no page of a subdomain and nobody on an unencrypted line can plant a browser's cookie.
+SECURE_BROWSER_COOKIE = "__Host-votemill"
 _PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; "
-    "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' {sockets}; img-src 'self' data:; "
+    "font-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+    "trusted-types 'none'"
 )
 _HANDSHAKES_PER_TURN = 10
 _PATH = 100  # characters of a path that are worth keeping
@@ -63,10 +66,10 @@ def status_refusal(status: int, reason: str = "") -> Refused:
     return Refused(text, code, status=status)
 
 
-def error_response(status: int) -> web.Response:
+def error_response(status: int, headers: dict[str, str]) -> web.Response:
     """An answer to what never became a request, or to what broke while it was answered."""
     refusal = unexpected() if status >= 500 else status_refusal(status)
-    return refusal_response(refusal, uuid4().hex)
+    return refusal_response(refusal, uuid4().hex, headers)
 
 
 def refusal_response(refusal: Refused, correlation: str, more_headers: dict[str, str] | None = None) -> web.Response:
@@ -79,6 +82,24 @@ def refusal_response(refusal: Refused, correlation: str, more_headers: dict[str,
             headers["RateLimit-Policy"] = f'"{refusal.limit}";q={refusal.most};w={refusal.window_s}'
             headers["RateLimit"] = f'"{refusal.limit}";r=0;t={retry_after_s}'
     return json_response(refusal.body(correlation), refusal.status, headers)
+
+
+def security_headers(security: SecuritySettings) -> dict[str, str]:
+    """What every answer carries, pages and errors alike."""
+    # Not every browser's 'self' includes WebSockets.
+    sockets = " ".join(origin.replace("http", "ws", 1) for origin in security.all_origins)
+    headers = {
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "X-Frame-Options": "DENY",
+        "Content-Security-Policy": _PAGE_POLICY.format(sockets=sockets),
+        "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Server": "votemill",  # and not the versions of what it is made of
+    }
+    if security.secure_cookies:
+        headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
+    return headers
 
 
 class Edge:
@@ -94,9 +115,11 @@ class Edge:
         metrics: NodeMetrics,
     ) -> None:
         security = settings.security
-        self._origins = frozenset((*security.origins, *security.extra_origins))
+        self._origins = frozenset(security.all_origins)
+        self._headers = security_headers(security)
         self._proxies = proxies
         self._secure = security.secure_cookies
+        self._cookie_name = SECURE_BROWSER_COOKIE if self._secure else BROWSER_COOKIE
         self._cookie_age_s = security.token_max_age_s
         self._tokens = tokens
         self._limits = limits
@@ -115,13 +138,10 @@ class Edge:
             request["address"] = self._proxies.client_address(request.remote, forwarded)
             request["browser_id"], request["new_browser"] = self._browser(request)
             if request.path == SOCKET_IO_PATH:
-                if "sid" not in request.query:
-                    try:
-                        self._limits.connect(request["address"])
-                    except RateLimited as refusal:
-                        return self._refused(request, refusal, correlation)
-                    self._foreign(request)
-                    await self._handshakes.enter()
+                try:
+                    await self._admit_socket(request)
+                except Refused as refusal:
+                    return self._refused(request, refusal, correlation)
                 return await handler(request)
             return await self._answer(request, handler, correlation)
 
@@ -130,13 +150,7 @@ class Edge:
     async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """Headers of every response (aiohttp's on_response_prepare signal)."""
         headers = response.headers
-        headers["X-Content-Type-Options"] = "nosniff"
-        headers["Referrer-Policy"] = "no-referrer"
-        headers["X-Frame-Options"] = "DENY"
-        headers["Content-Security-Policy"] = _PAGE_POLICY
-        headers["Permissions-Policy"] = "camera=(), geolocation=(), microphone=()"
-        if self._secure:
-            headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
+        headers.update(self._headers)
         correlation = request.get("correlation_id")
         if correlation:
             headers["X-Correlation-Id"] = correlation
@@ -144,7 +158,7 @@ class Edge:
             self._allow_origin(request, response)
         if self._wants_cookie(request, response):
             response.set_cookie(
-                BROWSER_COOKIE,
+                self._cookie_name,
                 self._tokens.sign_browser(request["browser_id"]),
                 max_age=self._cookie_age_s,
                 httponly=True,
@@ -153,12 +167,11 @@ class Edge:
                 path="/",
             )
             # aiohttp has written the response's cookies into its headers before it calls this.
-            headers.add("Set-Cookie", response.cookies[BROWSER_COOKIE].OutputString())
+            headers.add("Set-Cookie", response.cookies[self._cookie_name].OutputString())
 
     async def _answer(self, request: web.Request, handler: Handler, correlation: str) -> web.StreamResponse:
         try:
-            if self._foreign(request):
-                raise Refused("Origin not allowed", "origin_not_allowed", status=403)
+            self._demand_origin(request)
             if request.method == "OPTIONS":
                 return web.Response(status=204)
             if request.path.startswith(_LIMITED) and not request.path.startswith(_HEALTH):
@@ -180,22 +193,35 @@ class Edge:
         self._audit.refusal(refusal, request["address"])
         return refusal_response(refusal, correlation, headers)
 
-    def _foreign(self, request: web.Request) -> bool:
-        """Whether a page asks that may not use this service. Engine.IO refuses it by itself."""
-        origin = request.headers.get("Origin")
-        if origin is None or self._allowed(origin):
-            return False
+    async def _admit_socket(self, request: web.Request) -> None:
+        """Before Engine.IO sees a request.
+
+        :raises Refused:
+        """
+        if "sid" not in request.query:
+            self._limits.connect(request["address"])
+        self._demand_origin(request)
+        if "j" in request.query:
+            # Engine.IO would answer with a script, which any page may run: no Origin comes with a script's request.
+            raise Refused("JSONP is not supported", "jsonp_not_supported")
+        if "sid" not in request.query:
+            await self._handshakes.enter()
+
+    def _demand_origin(self, request: web.Request) -> None:
+        """:raises Refused: a page asks that may not use this service"""
+        if all(self._allowed(origin) for origin in request.headers.getall("Origin", ())):
+            return
         self._audit.note("origin_refused", outcome="refused", action=request.path[:_PATH], address=request["address"])
-        return True
+        raise Refused("Origin not allowed", "origin_not_allowed", status=403)
 
     def _browser(self, request: web.Request) -> tuple[UUID, bool]:
         """The browser that the cookie names; a new one without a valid cookie."""
-        cookie = request.cookies.get(BROWSER_COOKIE)
+        cookie = request.cookies.get(self._cookie_name)
         if cookie:
             try:
                 return self._tokens.read_browser(cookie), False
-            except InvalidToken:
-                self._audit.note("invalid_cookie", outcome="refused", address=request["address"])
+            except InvalidToken as error:
+                self._audit.note("invalid_cookie", outcome="refused", address=request["address"], reason=error.reason)
         return uuid7(), True
 
     def _wants_cookie(self, request: web.Request, response: web.StreamResponse) -> bool:

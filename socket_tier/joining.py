@@ -17,10 +17,12 @@ from socket_tier.audit import Audit
 from socket_tier.batcher import Batcher
 from socket_tier.cache import Cache, NicknameTaken, RoomFull, RoomNotCached
 from socket_tier.choices import Choices
+from socket_tier.host_tokens import OTHER_POLL
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
 from socket_tier.payloads import JoinRoom
 from socket_tier.presence import Presence
+from socket_tier.recent_votes import RecentVotes
 from socket_tier.refusals import BrokerUnavailable, CacheUnavailable, Invalid, Refused
 from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.sessions import Session
@@ -72,6 +74,7 @@ class Joining:
         self._shedding = shedding
         self._sockets = sockets
         self._metrics = metrics
+        self._recent_votes = RecentVotes(limits)
         self._turnstile = Turnstile(_JOINS_PER_TURN)
 
     async def join(self, session: Session, request: JoinRoom) -> dict[str, Any]:
@@ -126,6 +129,7 @@ class Joining:
         if earlier is not None and earlier[1].participant_id != participant_id:
             await self.leave(session, room.code)
         member = await self._presence.arrive(room, participant_id, nickname, session.sid)
+        self._recent_votes.arrived(member)
         session.participants[room.code] = (room, member)
         await self._sockets.enter(session, room, names.participant_room(participant_id))
         return member
@@ -135,6 +139,7 @@ class Joining:
         room, member = session.participants.pop(room_code)
         self._choices.hurry()
         self._presence.depart(room, member, session.sid)
+        self._recent_votes.gone(member)
         await self._sockets.leave_room(session, names.participant_room(member.participant_id))
 
     def gone(self, session: Session) -> None:
@@ -143,6 +148,7 @@ class Joining:
             self._choices.hurry()
         for room, member in session.participants.values():
             self._presence.depart(room, member, session.sid)
+            self._recent_votes.gone(member)
         session.participants.clear()
 
     async def learn_choice(self, room: Room, member: Member) -> None:
@@ -157,13 +163,17 @@ class Joining:
             return None
         try:
             named = self._tokens.read_participant(token)
-        except InvalidToken:
+            if named.poll_id != room.poll.poll_id:
+                raise InvalidToken(OTHER_POLL)
+        except InvalidToken as error:
             self._audit.note(
-                "invalid_participant_token", outcome="refused", room_code=room.code, address=session.address
+                "invalid_participant_token",
+                outcome="refused",
+                room_code=room.code,
+                address=session.address,
+                reason=error.reason,
             )
             return None  # an old token of another installation is no reason to keep somebody out
-        if named.poll_id != room.poll.poll_id or named.generation < room.poll.token_generation:
-            return None
         if key is not None and nickname_key(named.nickname) != key:
             return None
         return _Identity(named.participant_id, named.nickname)

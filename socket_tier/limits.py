@@ -21,7 +21,7 @@ _WAIT_FOR_OTHERS_S = 10.0
 
 
 class SessionVotes:
-    """At most ``most`` votes of one session in any ``window_s`` seconds, exactly."""
+    """At most ``most`` votes of one participant in any ``window_s`` seconds, exactly, whatever sockets they come by."""
 
     __slots__ = ("_next", "_times", "_window_s")
 
@@ -41,6 +41,10 @@ class SessionVotes:
         oldest += 1
         self._next = oldest if oldest < len(times) else 0
         return 0.0
+
+    def in_use(self, now: float) -> bool:
+        """Whether a vote was cast within the last ``window_s`` seconds."""
+        return self._times[self._next - 1] > now - self._window_s
 
 
 class Bucket:
@@ -165,7 +169,7 @@ class Limits:
         self._endless.left = math.inf
 
     def session_votes(self) -> SessionVotes | None:
-        """A session's own votes; None when votes aren't limited."""
+        """A participant's own votes; None when votes aren't limited."""
         if self._settings.unlimited:
             return None
         return SessionVotes(self._settings.votes_per_session, self._settings.votes_per_session_window_s)

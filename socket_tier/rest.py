@@ -11,15 +11,17 @@ from uuid import UUID, uuid4
 from aiohttp import web
 
 from models.runtime.settings import Settings
-from models.runtime.tokens import HostToken, InvalidToken, Tokens
+from models.runtime.tokens import InvalidToken
 from models.wire.commands import CreatePoll, ExportRows
 from models.wire.notices import ExportedVote, PollCreated, RowsExported
 from models.wire.polls import PollSnapshot, iso_time, poll_view
+from socket_tier.admin import Admin
 from socket_tier.audit import Audit
 from socket_tier.cache import Cache
 from socket_tier.commands import Commands
 from socket_tier.health import Workers
-from socket_tier.hosting import Controller, Hosting
+from socket_tier.host_tokens import HostTokens
+from socket_tier.hosting import MISSING, Controller, Hosting
 from socket_tier.http import bearer_token, json_body, json_response
 from socket_tier.limits import Limits
 from socket_tier.payloads import ChangePollState, Payloads, room_code
@@ -50,7 +52,8 @@ class Rest:
         commands: Commands,
         hosting: Hosting,
         workers: Workers,
-        tokens: Tokens,
+        host_tokens: HostTokens,
+        admin: Admin,
         audit: Audit,
         limits: Limits,
         shedding: Shedding,
@@ -63,7 +66,8 @@ class Rest:
         self._commands = commands
         self._hosting = hosting
         self._workers = workers
-        self._tokens = tokens
+        self._host_tokens = host_tokens
+        self._admin = admin
         self._audit = audit
         self._limits = limits
         self._shedding = shedding
@@ -73,6 +77,7 @@ class Rest:
             web.post("/api/polls", self.create_poll),
             web.get("/api/polls/{code}", self.read_poll),
             web.post("/api/polls/{code}/state", self.change_state),
+            web.post("/api/polls/{code}/host-token", self.renew_host_token),
             web.get("/api/polls/{code}/results.csv", self.export),
         ]
 
@@ -99,13 +104,12 @@ class Rest:
         assert isinstance(answer, PollCreated)
         poll = self._rooms.add(answer.poll).poll
         self._audit.note("poll_created", outcome="ok", room_code=poll.room_code, address=request["address"])
-        token = self._tokens.sign_host(HostToken(poll.poll_id, poll.token_generation))
-        base = self._settings.node.public_url.rstrip("/") or f"{request.scheme}://{request.host}"
+        token = self._host_tokens.issue(poll)
         body = {
             **_both(poll, 0),
             "hostToken": token,
-            "joinUrl": f"{base}/j/{poll.room_code}",
-            "hostUrl": f"{base}/host/{poll.room_code}#{token}",
+            "joinUrl": f"{self._base(request)}/j/{poll.room_code}",
+            "hostUrl": self._host_url(request, poll.room_code, token),
         }
         return json_response(body, 201)
 
@@ -135,18 +139,32 @@ class Rest:
         controller = Controller(request["address"], bearer_token(request))
         return json_response(await self._hosting.change_state(controller, change))
 
+    async def renew_host_token(self, request: web.Request) -> web.Response:
+        """Take a poll over: for its host, or for an administrator on behalf of one who has lost control of it.
+
+        :raises Refused:
+        """
+        room = await self._rooms.find(room_code(request.match_info["code"]))
+        if not self._admin.knows(bearer_token(request)):
+            self._demand_host(request, room, "takeover_refused")
+        renewed = await self._host_tokens.renew(room, request["address"])
+        body = {
+            "success": True,
+            "hostToken": renewed.token,
+            "hostUrl": self._host_url(request, room.code, renewed.token),
+        }
+        return json_response({**body, "pending": True} if renewed.pending else body)
+
     async def export(self, request: web.Request) -> web.StreamResponse:
         """One row per participant, streamed page by page: the next page is asked for when this one is sent.
 
         :raises Refused:
         """
         room = await self._rooms.find(room_code(request.match_info["code"]))
-        if not self._hosts(bearer_token(request), room):
-            self._audit.note("export_refused", outcome="refused", room_code=room.code, address=request["address"])
-            raise only_host()
+        generation = self._demand_host(request, room, "export_refused")
         self._audit.note("results_exported", outcome="ok", room_code=room.code, address=request["address"])
         seen = await self._newest_shown(room)
-        rows = await self._page(room, seen, None)
+        rows = await self._page(room, generation, seen, None)
         response = web.StreamResponse(
             headers={
                 "Content-Type": "text/csv; charset=utf-8",
@@ -160,7 +178,7 @@ class Rest:
             if len(rows) < _EXPORT_PAGE:
                 break
             try:
-                rows = await self._page(room, seen, rows[-1].participant_id)
+                rows = await self._page(room, generation, seen, rows[-1].participant_id)
             except Refused as refusal:
                 # The status is long sent: only a body that ends in mid-air tells the client that it isn't whole.
                 log.warning("export_cut_off", extra={"code": refusal.code, "room_code": room.code})
@@ -181,7 +199,9 @@ class Rest:
             return None
         return max(cached.poll.version, room.poll.version) if cached else None
 
-    async def _page(self, room: Room, least_version: int | None, after: UUID | None) -> tuple[ExportedVote, ...]:
+    async def _page(
+        self, room: Room, generation: int, least_version: int | None, after: UUID | None
+    ) -> tuple[ExportedVote, ...]:
         request_id = uuid4()
         wait_s = self._settings.broker.reply_timeout_s
         command = ExportRows(
@@ -192,19 +212,36 @@ class Rest:
             after,
             _EXPORT_PAGE,
             least_version=least_version,
+            token_generation=generation,
         )
         answer = await self._commands.request(command, request_id)
         assert isinstance(answer, RowsExported)
         return answer.rows
 
-    def _hosts(self, token: str | None, room: Room) -> bool:
-        if token is None:
-            return False
-        try:
-            host = self._tokens.read_host(token)
-        except InvalidToken:
-            return False
-        return host.poll_id == room.poll.poll_id and host.generation >= room.poll.token_generation
+    def _demand_host(self, request: web.Request, room: Room, audited_as: str) -> int:
+        """The generation of the poll's host token that the caller shows.
+
+        :raises Invalid: there is none, or it isn't good for this poll
+        """
+        token, reason = bearer_token(request), MISSING
+        if token is not None:
+            try:
+                return self._host_tokens.generation(token, room)
+            except InvalidToken as error:
+                reason = error.reason
+        self._audit.note(audited_as, outcome="refused", room_code=room.code, address=request["address"], reason=reason)
+        raise only_host()
+
+    def _host_url(self, request: web.Request, room_code: str, token: str) -> str:
+        return f"{self._base(request)}/host/{room_code}#{token}"
+
+    def _base(self, request: web.Request) -> str:
+        """Where browsers reach this service. A Host header is believed only when it names one of our own origins."""
+        if self._settings.node.public_url:
+            return self._settings.node.public_url.rstrip("/")
+        origins = self._settings.security.all_origins
+        named = (origin for origin in origins if origin.partition("://")[2] == request.host)
+        return next(named, origins[0])
 
 
 def _both(poll: PollSnapshot, participant_count: int, room: Room | None = None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from models.wire.notices import RoomRestored
 from models.wire.polls import PollSnapshot, PollState
 from socket_tier.cache import Cache
 from socket_tier.commands import Commands
-from socket_tier.limits import Allowance, Limits
+from socket_tier.limits import Allowance, Limits, SessionVotes
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import CacheUnavailable, poll_not_found
 from socket_tier.vote_buffer import now_us
@@ -40,6 +40,7 @@ class Member:
     sids: set[str] = field(default_factory=set)
     counted: bool = False  # in Redis's presence
     leaving: asyncio.TimerHandle | None = None
+    votes: SessionVotes | None = None  # what is left of its limit
     wire_id: str = field(init=False)  # as browsers know it
     key: str = field(init=False)  # as Redis does
 
@@ -102,6 +103,11 @@ class Room:
             # An update of the totals was quicker than the state change it belongs behind.
             newer = self.poll
             poll = msgspec.structs.replace(poll, version=newer.version, votes=newer.votes, final=newer.final)
+        if _hosting(poll) < _hosting(self.poll):
+            # A snapshot that was read before a revocation must not undo it.
+            poll = msgspec.structs.replace(
+                poll, token_generation=self.poll.token_generation, host_browsers=self.poll.host_browsers
+            )
         self.poll = poll
         return self.state is not previous
 
@@ -112,6 +118,11 @@ class Room:
 
     def _is_closing(self) -> bool:
         return self.closing_us > self.poll.state_changed_at_us and self.poll.state is PollState.OPEN
+
+
+def _hosting(poll: PollSnapshot) -> tuple[int, int]:
+    """Rises with each change of who hosts: within a generation browsers are only added."""
+    return poll.token_generation, len(poll.host_browsers)
 
 
 class Rooms:

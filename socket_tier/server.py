@@ -66,7 +66,7 @@ class SocketServer(socketio.AsyncServer):
             async_handlers=False,
             serializer=_Packet,
             json=JsonCodec,
-            cors_allowed_origins=[*settings.security.origins, *settings.security.extra_origins],
+            cors_allowed_origins=list(settings.security.all_origins),
             cors_credentials=True,
             max_http_buffer_size=settings.node.max_packet_bytes,
             ping_interval=settings.node.ping_interval_s,

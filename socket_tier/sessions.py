@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from models.wire.polls import BrowserRole
-from socket_tier.limits import Allowance, Bucket, SessionVotes
+from socket_tier.limits import Allowance, Bucket
 from socket_tier.rooms import Member, Room
 
 
@@ -12,7 +12,8 @@ from socket_tier.rooms import Member, Room
 class Session:
     """One Socket.IO connection.
 
-    ``participants`` and ``hosting`` are by room code. ``roles`` is what the browser's cookie stood for when the socket
+    ``participants`` and ``hosting`` are by room code; ``hosting`` is the token generation that the socket hosts under,
+    void once the poll has a higher one. ``roles`` is what the browser's cookie stood for when the socket
     connected. ``applied_as`` holds the participant ids of joins that were not answered. ``tentative`` are rooms that
     the socket was put back into by its cookie alone; the first explicit join of another room leaves them.
     """
@@ -21,11 +22,10 @@ class Session:
     address: str
     browser_id: UUID | None
     new_browser: bool
-    votes: SessionVotes | None
     events: Bucket | None
     address_votes: Allowance
     participants: dict[str, tuple[Room, Member]] = field(default_factory=dict)
-    hosting: set[str] = field(default_factory=set)
+    hosting: dict[str, int] = field(default_factory=dict)
     rooms: set[str] = field(default_factory=set)
     tentative: set[str] = field(default_factory=set)
     roles: list[BrowserRole] = field(default_factory=list)

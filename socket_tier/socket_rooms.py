@@ -72,7 +72,7 @@ class SocketRooms:
         """A socket has chosen a room: out of those that only its cookie had put it into."""
         for code in session.tentative - {chosen}:
             session.rooms.discard(code)
-            session.hosting.discard(code)
+            session.hosting.pop(code, None)
             await self._server.leave_room(session.sid, names.poll_room(code))
             await self._server.leave_room(session.sid, names.host_room(code))
             self._left(session.sid, code)

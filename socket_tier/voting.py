@@ -90,7 +90,7 @@ class Voting:
             if request.option_index >= len(room.poll.options):
                 raise Invalid("Invalid option index", "invalid_option")
             self._shedding.vote()
-            self._limits.vote(session.votes, session.address_votes, room.votes)
+            self._limits.vote(member.votes, session.address_votes, room.votes)
             vote = member.cast(room.poll.poll_id, request.option_index, now_us(), opened_at_us)
             receipt = AwaitedReceipt(arrived, session.sid, request.command_id, request.room_code)
             self._buffer.add(vote, receipt)

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from models.runtime.signing_keys import KeysUnusable
+
 if TYPE_CHECKING:
     from models.runtime.settings import Settings
 
+_IMPLIED_PORTS = {"http": ":80", "https": ":443"}
 _OF_NO_VALUE = "development-"  # how the secrets in settings.toml begin
 
 # After its sockets are gone a node still settles votes and confirms, and a worker its last transaction; each step has a
@@ -34,10 +37,17 @@ def contradictions(settings: Settings) -> list[str]:
 
 def _edge(settings: Settings) -> Iterator[str]:
     security = settings.security
-    if not security.origins and not security.extra_origins:
+    if not security.all_origins:
         yield "security.origins: an empty list would switch origin checks off; name the allowed origins"
     if len(set(security.signing_keys)) < len(security.signing_keys):
         yield "security.signing_keys: the same key stands there twice"
+    for origin in security.all_origins:
+        if origin.endswith(_IMPLIED_PORTS[origin.partition(":")[0]]):
+            yield f"security.origins: browsers leave the port of {origin} out"
+    try:
+        security.key_ring()
+    except KeysUnusable as error:
+        yield f"security.signing_keys_file: {error}"
     for network in security.trusted_proxies:
         try:
             ipaddress.ip_network(network)
@@ -88,7 +98,7 @@ def _sizes(settings: Settings) -> Iterator[str]:
 def _deployed(settings: Settings) -> Iterator[str]:
     """What is for development only: secrets that everybody knows, and doors that are open."""
     security, environment = settings.security, settings.environment
-    if any(key.startswith(_OF_NO_VALUE) for key in security.signing_keys):
+    if any(key.startswith(_OF_NO_VALUE) for key in security.signing_keys) and not security.signing_keys_file:
         yield f"security.signing_keys: the development default is refused in {environment}"
     if settings.audit.address_key.startswith(_OF_NO_VALUE):
         yield f"audit.address_key: the development default is refused in {environment}"
@@ -96,8 +106,6 @@ def _deployed(settings: Settings) -> Iterator[str]:
         yield f"broker.url: RabbitMQ's default account is refused in {environment}"
     if _trusts_everybody(settings.database.url):
         yield f"database.url: an account without password or certificate is refused in {environment}"
-    if "*" in security.origins + security.extra_origins:
-        yield f"security.origins: '*' is refused in {environment}"
     if not security.secure_cookies:
         yield f"security.secure_cookies: must be true in {environment}"
 

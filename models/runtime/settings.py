@@ -17,11 +17,11 @@ from msgspec import Meta
 from models.runtime import reading
 from models.runtime.contradictions import contradictions
 from models.runtime.expectations import nearest
+from models.runtime.signing_keys import KeyRing
 
 EX_CONFIG = 78  # sysexits.h
 ENVIRONMENTS = ("development", "test", "staging", "production")
 SETTINGS_FILE = Path(__file__).resolve().parents[2] / "settings.toml"
-
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Count = Annotated[int, Meta(ge=1)]
 Rate = Annotated[float, Meta(gt=0, le=1_000_000)]
@@ -51,8 +51,13 @@ BrokerUrl = Annotated[
 ]
 RedisUrl = Annotated[str, _address("redis://HOST:PORT/0, rediss:// or unix://", r"^(rediss?|unix)://.")]
 PublicUrl = Annotated[str, Meta(pattern=r"^(https?://[^/ ]+)?$", description="https://HOST without a path, or nothing")]
+# As browsers send it: lower case, no path, no slash at the end, no wildcard.
 Origin = Annotated[
-    str, Meta(pattern=r"^(\*|https?://[^/ ]+)$", description="an origin like https://HOST, without a path or slash")
+    str,
+    Meta(
+        pattern=r"^https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?$",
+        description="an origin like https://HOST, in lower case, without a path or slash",
+    ),
 ]
 
 
@@ -172,6 +177,7 @@ class WorkerSettings(Section):
 
 class SecuritySettings(Section):
     signing_keys: Keys
+    signing_keys_file: str
     token_max_age_s: Count
     host_auth: Literal["token", "claim", "off"]
     claim_window_s: Seconds
@@ -180,6 +186,18 @@ class SecuritySettings(Section):
     trusted_proxies: list[str]
     secure_cookies: bool
     admin_token: Secret
+
+    @property
+    def all_origins(self) -> tuple[str, ...]:
+        """The one list that CORS, Socket.IO and links go by."""
+        return tuple(dict.fromkeys((*self.origins, *self.extra_origins)))
+
+    def key_ring(self) -> KeyRing:
+        """The signing keys, of the file when there is one.
+
+        :raises KeysUnusable: it can't be read
+        """
+        return KeyRing(self.signing_keys, Path(self.signing_keys_file) if self.signing_keys_file else None)
 
 
 class BudgetSettings(Section):

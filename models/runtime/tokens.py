@@ -4,25 +4,37 @@ The first key signs, all keys verify, so keys are rotated by prepending a new on
 the longest token lives.
 """
 
-import hashlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 from uuid import UUID
 
 from itsdangerous import BadData, URLSafeTimedSerializer
 
+from models.runtime.signing_keys import fingerprint
+
+T = TypeVar("T")
+
+FORGED, EXPIRED = "forged", "expired"
 _TOKEN = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class InvalidToken(Exception):
-    """Forged, damaged, expired or made for another purpose."""
+    """``reason``: ``forged`` (also damaged, or made for another purpose) or ``expired``."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
 class ParticipantToken:
-    """Names one participant of one poll. ``generation`` below the poll's own means revoked."""
+    """Names one participant of one poll.
+
+    ``generation`` is the poll's when it was made. It revokes nothing: whoever takes a poll over turns no voter away.
+    """
 
     poll_id: int
     participant_id: UUID
@@ -32,7 +44,7 @@ class ParticipantToken:
 
 @dataclass(frozen=True, slots=True)
 class HostToken:
-    """Controls one poll."""
+    """Controls one poll. ``generation`` below the poll's own means revoked."""
 
     poll_id: int
     generation: int
@@ -41,17 +53,22 @@ class HostToken:
 class Tokens:
     """Makes and verifies every kind of token. Kinds can't be mistaken for each other: each has a salt of its own.
 
-    ``key_ids`` tell keys apart without telling them, the signing one first.
+    Signatures are compared in constant time (itsdangerous does). ``key_ids`` tell keys apart without telling them, the
+    signing one first.
     """
 
     def __init__(self, keys: Sequence[str], max_age_s: int) -> None:
+        self._max_age_s = max_age_s
+        self.use(keys)
+
+    def use(self, keys: Sequence[str]) -> None:
+        """Sign with the first of these from now on, and verify with all of them."""
         # itsdangerous signs with the last key of its list.
         secrets = list(reversed(keys))
-        self.key_ids = " ".join(hashlib.sha256(key.encode()).hexdigest()[:8] for key in keys)
+        self.key_ids = " ".join(fingerprint(key) for key in keys)
         self._participant = URLSafeTimedSerializer(secrets, salt="participant")
         self._host = URLSafeTimedSerializer(secrets, salt="host")
         self._browser = URLSafeTimedSerializer(secrets, salt="browser")
-        self._max_age_s = max_age_s
 
     def sign_participant(self, token: ParticipantToken) -> str:
         return self._participant.dumps(
@@ -60,15 +77,18 @@ class Tokens:
 
     def read_participant(self, text: str) -> ParticipantToken:
         """:raises InvalidToken:"""
-        poll_id, participant_id, nickname, generation = self._read(self._participant, text)
-        return ParticipantToken(poll_id, UUID(participant_id), nickname, generation)
+        return self._read(
+            self._participant,
+            text,
+            lambda value: ParticipantToken(value[0], UUID(value[1]), value[2], value[3]),
+        )
 
     def sign_host(self, token: HostToken) -> str:
         return self._host.dumps([token.poll_id, token.generation])
 
     def read_host(self, text: str) -> HostToken:
         """:raises InvalidToken:"""
-        return HostToken(*self._read(self._host, text))
+        return self._read(self._host, text, lambda value: HostToken(*value))
 
     def sign_browser(self, browser_id: UUID) -> str:
         """The cookie's value."""
@@ -76,17 +96,17 @@ class Tokens:
 
     def read_browser(self, text: str) -> UUID:
         """:raises InvalidToken:"""
-        return UUID(self._read(self._browser, text))
+        return self._read(self._browser, text, UUID)
 
-    def _read(self, serializer: URLSafeTimedSerializer, text: str):  # type: ignore[no-untyped-def]
+    def _read(self, serializer: URLSafeTimedSerializer, text: str, made_of: Callable[[Any], T]) -> T:
         # base64's decoder passes over whatever is not of its alphabet: one token would have any number of spellings.
         if not _TOKEN.fullmatch(text):
-            raise InvalidToken("not a token's characters")
+            raise InvalidToken(FORGED)
         try:
             value, signed_at = serializer.loads(text, return_timestamp=True)
         except BadData as error:
-            raise InvalidToken(str(error)) from error
+            raise InvalidToken(FORGED) from error
         # Not itsdangerous' own max_age: it refuses what was signed a moment ago by a machine whose clock is ahead.
         if time.time() - signed_at.timestamp() > self._max_age_s:
-            raise InvalidToken("expired")
-        return value
+            raise InvalidToken(EXPIRED)
+        return made_of(value)

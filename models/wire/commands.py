@@ -71,6 +71,7 @@ class ChangeState(msgspec.Struct, frozen=True):
 
     ``at_us`` is later than any state change that the node knew of, so changes sort by it whatever the clocks say.
     Answered to all nodes with ``StateChanged``, or to this one with ``CommandFailed``. ``actor`` is for the audit log.
+    ``token_generation``: under which the host was admitted; refused when it has been revoked since, 0 never is.
     """
 
     command_id: UUID
@@ -78,6 +79,22 @@ class ChangeState(msgspec.Struct, frozen=True):
     poll_id: int
     new_state: PollState
     at_us: int
+    actor: str = ""
+    correlation_id: str = ""
+    format: int = FORMAT
+    token_generation: int = 0
+
+
+class RevokeHosts(msgspec.Struct, frozen=True):
+    """Raise a poll's token generation to ``token_generation`` and forget the browsers that host it. Idempotent.
+
+    Answered to all nodes with ``HostsRevoked``, or to this one with ``CommandFailed``.
+    """
+
+    command_id: UUID
+    node_id: UUID
+    poll_id: int
+    token_generation: int
     actor: str = ""
     correlation_id: str = ""
     format: int = FORMAT
@@ -152,7 +169,7 @@ class ExportRows(msgspec.Struct, frozen=True):
     """Read the next page of a poll's votes, by participant id. Answered with ``RowsExported`` or ``CommandFailed``.
 
     ``least_version``: the newest version that whoever asks may have been shown; a standby that has not got there yet is
-    not read. None when that is not known.
+    not read. None when that is not known. ``token_generation``: as in ``ChangeState``.
     """
 
     request_id: UUID
@@ -163,15 +180,17 @@ class ExportRows(msgspec.Struct, frozen=True):
     limit: int = 1000
     format: int = FORMAT
     least_version: int | None = None
+    token_generation: int = 0
 
 
 class ClaimHost(msgspec.Struct, frozen=True):
-    """Store that a browser controls a poll. Idempotent."""
+    """Store that a browser controls a poll. Idempotent. ``token_generation``: as in ``ChangeState``."""
 
     poll_id: int
     browser_id: UUID
     at_us: int
     format: int = FORMAT
+    token_generation: int = 0
 
 
 class PollFlushed(msgspec.Struct, frozen=True):
@@ -231,6 +250,7 @@ Command = (
     | RestoreBrowser
     | ExportRows
     | ClaimHost
+    | RevokeHosts
     | PollFlushed
     | NodeHeartbeat
     | RecordAudit
@@ -242,6 +262,7 @@ ROUTES: dict[type, tuple[str, str]] = {
     CreatePoll: ("create_poll", names.HOST_QUEUE),
     ChangeState: ("change_state", names.HOST_QUEUE),
     ClaimHost: ("claim_host", names.HOST_QUEUE),
+    RevokeHosts: ("revoke_hosts", names.HOST_QUEUE),
     PollFlushed: ("note_flush", names.HOST_QUEUE),
     NodeHeartbeat: ("note_node", names.HOST_QUEUE),
     RegisterParticipants: ("register_participants", names.MEMBERS_QUEUE),

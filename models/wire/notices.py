@@ -25,6 +25,16 @@ class StateChanged(msgspec.Struct, frozen=True, tag=True):
     previous_state: PollState
 
 
+class HostsRevoked(msgspec.Struct, frozen=True, tag=True):
+    """To all nodes: a poll's host tokens of a lower generation than the snapshot's are void, and its host browsers too.
+
+    ``request_id`` is the command's id.
+    """
+
+    request_id: UUID
+    poll: PollSnapshot
+
+
 class PollClosing(msgspec.Struct, frozen=True, tag=True):
     """To all nodes, from the node that received a close: votes received after ``at_us`` are refused from now on.
 
@@ -130,6 +140,7 @@ class WorkerHeartbeat(msgspec.Struct, frozen=True, tag=True):
 Notice = (
     PollCreated
     | StateChanged
+    | HostsRevoked
     | PollClosing
     | RoomRestored
     | ChoicesFetched

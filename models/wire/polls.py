@@ -23,8 +23,8 @@ class PollSnapshot(msgspec.Struct, frozen=True):
     All ``*_us`` are microseconds since the epoch. ``votes`` is dense: one total per option, in option order.
     ``state_changed_at_us`` orders state changes: a node ignores one that is older than what it has. ``opened_at_us`` is
     when the current (or last) voting period began, 0 before the first. ``final`` is true once the totals of a closed
-    poll can no longer change. ``token_generation`` revokes all tokens of a lower generation. ``host_browsers`` are the
-    browsers whose cookie controls the poll.
+    poll can no longer change. ``token_generation`` revokes all host tokens of a lower generation. ``host_browsers`` are
+    the browsers whose cookie controls the poll.
     """
 
     poll_id: int
@@ -46,7 +46,10 @@ class PollSnapshot(msgspec.Struct, frozen=True):
 
 
 class BrowserRole(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that a browser's cookie stands for: a participant (with its nickname), or the host's role in a room."""
+    """One thing that a browser's cookie stands for: a participant (with its nickname), or the host's role in a room.
+
+    ``token_generation``: which the host's role was given under; it is void once the poll has a higher one.
+    """
 
     poll_id: int
     room_code: str
@@ -54,6 +57,7 @@ class BrowserRole(msgspec.Struct, frozen=True, omit_defaults=True):
     nickname: str | None = None
     host: bool = False
     joined_at_us: int = 0
+    token_generation: int = 1
 
 
 def percentages(votes: Sequence[int]) -> list[int]:

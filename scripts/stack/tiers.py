@@ -6,11 +6,16 @@ import json
 import os
 import sys
 import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
 
+import msgspec
+
+from models.runtime.signing_keys import KeyFile, SigningKey
 from scripts.stack import ports
 from scripts.stack.plan import Plan
 from scripts.stack.program import Program
-from scripts.stack.run_folder import ROOT
+from scripts.stack.run_folder import ROOT, write_private
 from scripts.stack.services import haproxy
 
 
@@ -37,9 +42,8 @@ def settings_env(plan: Plan) -> dict[str, str]:
     if "postgres" in plan.private:
         # Without a standby too: one that the caller's shell names is no copy of this database.
         variables["VOTEMILL_DATABASE__REPLICA_URL"] = plan.urls.get("replica", "")
-    if "VOTEMILL_SECURITY__SIGNING_KEYS" not in os.environ:
-        keys = [plan.folder.secret("signing-key")]
-        variables["VOTEMILL_SECURITY__SIGNING_KEYS"] = f"@json {json.dumps(keys)}"
+    if not os.environ.keys() & {"VOTEMILL_SECURITY__SIGNING_KEYS", "VOTEMILL_SECURITY__SIGNING_KEYS_FILE"}:
+        variables["VOTEMILL_SECURITY__SIGNING_KEYS_FILE"] = str(_signing_keys(plan))
     if "VOTEMILL_SECURITY__ADMIN_TOKEN" not in os.environ:
         variables["VOTEMILL_SECURITY__ADMIN_TOKEN"] = plan.folder.secret("admin-token")
     if "VOTEMILL_AUDIT__ADDRESS_KEY" not in os.environ:
@@ -82,6 +86,15 @@ def node_is_healthy(plan: Plan, name: str) -> bool:
             return bool(json.load(answer)["status"] == "healthy")
     except (OSError, ValueError):
         return False
+
+
+def _signing_keys(plan: Plan) -> Path:
+    """The file that scripts/keys rotates, made with the folder's first key."""
+    file = plan.folder.secrets / "signing-keys.json"
+    if not file.exists():
+        first = SigningKey(plan.folder.secret("signing-key"), datetime.now(UTC))
+        write_private(file, msgspec.json.encode(KeyFile((first,))).decode())
+    return file
 
 
 def _node(plan: Plan, name: str) -> Program:

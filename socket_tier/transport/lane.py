@@ -157,7 +157,7 @@ class VoteLane:
             or request.optionIndex >= len(room.poll.options)
             or (in_address.left < 1 and not in_address.wake())
             or (in_room.left < 1 and not in_room.wake())
-            or (session.votes is not None and session.votes.wait_s(time.monotonic()) > 0)
+            or (member.votes is not None and member.votes.wait_s(time.monotonic()) > 0)
         ):
             return False
         in_address.left -= 1

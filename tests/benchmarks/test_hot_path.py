@@ -46,7 +46,7 @@ def seat() -> Any:
     endless = SimpleNamespace(left=float("inf"))
     room = SimpleNamespace(code=ROOM, poll=poll, open_since_us=1, votes=endless)
     member = Member(PARTICIPANT, "Ann")
-    session = SimpleNamespace(sid="s", participants={ROOM: (room, member)}, votes=None, address_votes=endless)
+    session = SimpleNamespace(sid="s", participants={ROOM: (room, member)}, address_votes=endless)
     return SimpleNamespace(voter=session, push=ignore)
 
 

@@ -9,16 +9,19 @@ from models import poll_store
 from models.participant_store import register
 from models.poll_store import (
     CODE_ALPHABET,
+    HostRevoked,
     PollMissing,
     change_state,
     claim_host,
     create_poll,
+    demand_host,
     read_browser_roles,
     read_nicknames,
     read_snapshot_by_code,
     recent_versions,
+    revoke_hosts,
 )
-from models.wire.commands import ChangeState, ClaimHost
+from models.wire.commands import ChangeState, ClaimHost, RevokeHosts
 from models.wire.polls import BrowserRole, PollState
 from tests.models.given import (
     NODE,
@@ -161,6 +164,51 @@ def test_a_claim_makes_a_host_once(database):
     assert snapshot(database, here.poll_id) == claimed
     assert claimed.host_browsers == (BROWSER,)
     assert claimed.version > here.version
+
+
+@pytest.mark.proves("FR-013")
+def test_a_revocation_ends_every_host_of_a_lower_generation_once(database):
+    # Given a poll with a host's browser
+    here = poll(database)
+    claim_host(database, ClaimHost(here.poll_id, BROWSER, 50, token_generation=1))
+    # When its hosts are revoked
+    revoke = RevokeHosts(uuid4(), NODE, here.poll_id, 2)
+    revoked = revoke_hosts(database, revoke, 60)
+    # Then it has another generation, a newer version, and no hosts; what was asked under the old one is refused
+    assert (revoked.token_generation, revoked.host_browsers) == (2, ())
+    assert revoked.version > here.version
+    claim_host(database, ClaimHost(here.poll_id, BROWSER, 70, token_generation=1))
+    assert snapshot(database, here.poll_id) == revoked
+    with pytest.raises(HostRevoked):
+        demand_host(database, here.poll_id, 1)
+    # And whoever claims it under the new one keeps it, also when the command is delivered again
+    claim_host(database, ClaimHost(here.poll_id, BROWSER, 80, token_generation=2))
+    assert revoke_hosts(database, revoke, 90).host_browsers == (BROWSER,)
+    demand_host(database, here.poll_id, 2)
+    (role,) = [role for role in read_browser_roles(database, BROWSER) if role.poll_id == here.poll_id]
+    assert role.token_generation == 2
+    with pytest.raises(PollMissing):
+        revoke_hosts(database, RevokeHosts(uuid4(), NODE, 999, 2), 60)
+
+
+@pytest.mark.proves("FR-013", "US2.3")
+@pytest.mark.parametrize("state", ["closed", "waiting"])
+def test_a_change_by_a_revoked_host_changes_nothing_and_takes_its_announcement_back(database, state):
+    # Given an open poll whose hosts are revoked
+    here = open_poll(database)
+    revoke_hosts(database, RevokeHosts(uuid4(), NODE, here.poll_id, 2), 60)
+    # When a node that has not heard of it sends a change, announced to all as of its time
+    command = ChangeState(uuid4(), NODE, here.poll_id, PollState(state), 9_000, "thief", token_generation=1)
+    refused = change_state(database, command, 9_500)
+    # Then the poll is open as of later, so that no node takes it for closed, and that is on record
+    assert (refused.revoked, refused.changed, refused.poll.state) == (True, False, PollState.OPEN)
+    assert refused.poll.state_changed_at_us > command.at_us
+    assert refused.poll.opened_at_us == here.opened_at_us
+    entries = rows(database, "SELECT event, outcome, actor, details FROM audit_log WHERE actor = 'thief'")
+    assert entries == [("state_change_refused", "refused", "thief", {"reason": "revoked"})]
+    # And the new host may
+    command = ChangeState(uuid4(), NODE, here.poll_id, PollState(state), 20_000, "host", token_generation=2)
+    assert change_state(database, command, 20_000).poll.state is PollState(state)
 
 
 @pytest.mark.proves("FR-003", "US1.5")

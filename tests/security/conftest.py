@@ -28,8 +28,10 @@ from models.runtime.settings import load
 from scripts.stack.ports import LOOPBACK, any_free
 from tests.socket_tier.conftest import kind, new_browser, node_process, rest
 from tests.socket_tier.waiting import eventually
+from tests.web.conftest import browser, chromium_path, playwright_driver
 
 __all__ = ["kind", "new_browser", "node_process", "rest"]
+__all__ += ["browser", "chromium_path", "playwright_driver"]
 
 ROOT = Path(__file__).resolve().parents[2]
 COALESCE_S = 2

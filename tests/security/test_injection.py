@@ -187,7 +187,7 @@ async def test_nothing_that_is_sent_makes_a_log_line_or_spoils_the_record(
         ("GET", "/api/polls/{code}", b"Origin: http://\xff", 403),
         ("GET", "/api/polls/{code}", b"Expect: \xff", 200),
         ("GET", "/nothing", b"Expect: \xff", 404),
-        ("GET", "/socket.io/?EIO=4&transport=polling", b"Origin: http://\xff", 400),
+        ("GET", "/socket.io/?EIO=4&transport=polling", b"Origin: http://\xff", 403),
         ("GET", "/socket.io/?EIO=4&transport=polling", b"Cookie: votemill=\xff\xfe.x.y", 200),
         ("POST", "/api/polls", b"Content-Type: application/json\xff\r\nContent-Length: 2\r\n\r\n{}", 415),
     ],

@@ -1,13 +1,14 @@
 """Hosts' commands: polls, state changes; and what nodes report about a close."""
 
 import logging
+from uuid import uuid4
 
 import redis
 
 from models import final_store, poll_store
 from models.database import DatabaseUnavailable
-from models.wire.commands import ChangeState, ClaimHost, CreatePoll, NodeHeartbeat, PollFlushed
-from models.wire.notices import PollCreated, StateChanged
+from models.wire.commands import ChangeState, ClaimHost, CreatePoll, NodeHeartbeat, PollFlushed, RevokeHosts
+from models.wire.notices import HostsRevoked, PollCreated, StateChanged
 from models.wire.polls import PollSnapshot
 from workers.actors import HOST_FIRST, WRITES, declare
 from workers.broker import CommandBroker
@@ -45,6 +46,7 @@ class HostActors:
     def declare(self, broker: CommandBroker) -> None:
         declare(broker, CreatePoll, self.create_poll, priority=HOST_FIRST)
         declare(broker, ChangeState, self.change_state, priority=HOST_FIRST)
+        declare(broker, RevokeHosts, self.revoke_hosts, priority=HOST_FIRST)
         declare(broker, ClaimHost, self.claim_host, priority=WRITES)
         declare(broker, PollFlushed, self.note_flush, priority=WRITES)
         declare(broker, NodeHeartbeat, self.note_node, priority=WRITES)
@@ -75,10 +77,26 @@ class HostActors:
         poll = change.poll
         self._show(poll)
         self._results.mark([poll.poll_id])
+        if change.revoked:
+            self._notices.tell_all_surely(StateChanged(uuid4(), poll, change.previous_state))
+            self._notices.refuse(command.node_id, command.command_id, "not_host", "Only host can change poll state")
+            return
         self._notices.tell_all_surely(StateChanged(command.command_id, poll, change.previous_state))
         if change.changed:
             self._metrics.count("states.changed")
             log.info("poll_state_changed", extra={"poll_id": poll.poll_id, "state": poll.state.value})
+
+    def revoke_hosts(self, command: RevokeHosts) -> None:
+        """Revoke a poll's host tokens and tell every node; a repeat tells them again."""
+        try:
+            poll = self._gate.call(lambda db: poll_store.revoke_hosts(db, command, now_us()))
+        except poll_store.PollMissing:
+            self._notices.refuse(command.node_id, command.command_id, "poll_not_found", "Poll not found")
+            return
+        self._show(poll)
+        self._results.mark([poll.poll_id])
+        self._notices.tell_all_surely(HostsRevoked(command.command_id, poll))
+        log.info("hosts_revoked", extra={"poll_id": poll.poll_id, "token_generation": poll.token_generation})
 
     def claim_host(self, command: ClaimHost) -> None:
         self._gate.call(lambda db: poll_store.claim_host(db, command))

@@ -8,7 +8,7 @@ from functools import partial
 import redis
 
 from models import export_store, participant_store, poll_store
-from models.database import DatabaseUnavailable
+from models.database import Database, DatabaseUnavailable
 from models.runtime.settings import WorkerSettings
 from models.wire.commands import (
     ExportRows,
@@ -18,7 +18,7 @@ from models.wire.commands import (
     RestoreBrowser,
     RestoreRoom,
 )
-from models.wire.notices import BrowserRestored, ChoicesFetched, RoomRestored, RowsExported
+from models.wire.notices import BrowserRestored, ChoicesFetched, ExportedVote, RoomRestored, RowsExported
 from workers.actors import REQUESTS, WRITES, Lane, declare
 from workers.broker import CommandBroker
 from workers.database_gate import DatabaseGate
@@ -117,11 +117,16 @@ class MemberActors:
     def export_rows(self, request: ExportRows) -> None:
         def work() -> None:
             limit = min(request.limit, _EXPORT_ROWS_MOST)
-            rows = self._replica.read(
-                request.poll_id,
-                request.least_version,
-                lambda db: export_store.read_page(db, request.poll_id, request.after, limit),
-            )
+
+            def read(db: Database) -> tuple[ExportedVote, ...]:
+                poll_store.demand_host(db, request.poll_id, request.token_generation)
+                return export_store.read_page(db, request.poll_id, request.after, limit)
+
+            try:
+                rows = self._replica.read(request.poll_id, request.least_version, read)
+            except poll_store.HostRevoked:
+                self._notices.refuse(request.node_id, request.request_id, "not_host", "Only host can change poll state")
+                return
             self._notices.answer(request.node_id, RowsExported(request.request_id, rows))
 
         self._serve(request, work)

@@ -56,6 +56,11 @@ BROKEN = [
     ("REDIS__URL", "localhost", "redis.url: expected redis://"),
     ("NODE__PUBLIC_URL", "polls.example", "node.public_url: expected https://HOST"),
     ("SECURITY__ORIGINS", '@json ["https://polls.example/"]', "security.origins: expected a list, each an origin"),
+    *(
+        ("SECURITY__EXTRA_ORIGINS", f'@json ["{origin}"]', "security.extra_origins: expected a list, each an origin")
+        for origin in ("null", "polls.example", "https://Polls.example", "https://*.example", "ftp://polls.example")
+    ),
+    ("SECURITY__ORIGINS", '@json ["https://polls.example:443"]', "security.origins: browsers leave the port of"),
     ("SECURITY__TRUSTED_PROXIES", '@json ["10.0.0.1/8"]', "security.trusted_proxies: 10.0.0.1/8 has host bits set"),
     # valid alone, but not together
     ("NODE__KILL_TIMEOUT_S", "30", "node.kill_timeout_s: must be at least node.drain_s + 25"),
@@ -77,7 +82,8 @@ BROKEN = [
     # refused where the service is deployed
     ("LIMITS__UNLIMITED", "true", "limits.unlimited: refused in production"),
     ("SECURITY__SECURE_COOKIES", "false", "security.secure_cookies: must be true in production"),
-    ("SECURITY__ORIGINS", '@json ["*"]', "security.origins: '*' is refused in production"),
+    ("SECURITY__ORIGINS", '@json ["*"]', "security.origins: expected a list, each an origin"),
+    ("SECURITY__SIGNING_KEYS_FILE", "/no/such/file", "security.signing_keys_file: /no/such/file: No such file"),
     ("SECURITY__ORIGINS", "@json []", "security.origins: an empty list would switch origin checks off"),
     ("SECURITY__SIGNING_KEYS", "@json []", "security.signing_keys: expected a list of at least 1"),
     (

@@ -84,6 +84,13 @@ def test_an_empty_list_of_origins_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     assert any("security.origins" in problem for problem in problems())
 
 
+@pytest.mark.proves("FR-028", "FR-024")
+def test_a_key_file_that_cant_be_read_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VOTEMILL_SECURITY__SIGNING_KEYS_FILE", str(tmp_path / "none"))
+    (problem,) = problems()
+    assert problem.startswith("security.signing_keys_file: ") and "No such file" in problem
+
+
 @pytest.mark.proves("FR-028")
 def test_a_trusted_proxy_must_be_an_address_or_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
@@ -108,6 +115,14 @@ def test_production_refuses_what_is_for_development(monkeypatch: pytest.MonkeyPa
         "audit.address_key",
     ):
         assert key in report, report
+
+
+@pytest.mark.proves("FR-028")
+def test_cookies_are_secure_wherever_people_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOTEMILL_ENV", "staging")
+    assert not [problem for problem in problems() if problem.startswith("security.secure_cookies")]
+    monkeypatch.setenv("VOTEMILL_SECURITY__SECURE_COOKIES", "false")
+    assert "security.secure_cookies: must be true in staging" in problems()
 
 
 def test_an_unknown_environment_is_named_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,3 +197,16 @@ def test_a_value_that_cant_be_read_is_not_shown(monkeypatch: pytest.MonkeyPatch,
     found = problems()
     assert found
     assert secret not in "".join(found)
+
+
+@pytest.mark.proves("FR-028", "FR-010")
+@pytest.mark.parametrize("origins", ["@json []", '@json ["*"]'])
+def test_production_doesnt_start_for_every_page_there_is(origins: str) -> None:
+    env = {**os.environ, "VOTEMILL_ENV": "production", "VOTEMILL_SECURITY__ORIGINS": origins}
+    done = subprocess.run(
+        [sys.executable, "-m", "socket_tier"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == EX_CONFIG
+    # With everything else that is wrong with it
+    for key in ("security.origins", "security.signing_keys", "audit.address_key"):
+        assert f"settings: {key}" in done.stderr

@@ -41,7 +41,7 @@ def test_a_token_that_was_changed_anywhere_is_refused() -> None:
             tokens.read_host(changed)
 
 
-@pytest.mark.parametrize("text", ["", ".", "a.b.c", "é", "\x00", "x" * 5_000, "WzcsMV0.aaaaaa."])
+@pytest.mark.parametrize("text", ["", ".", "a.b.c", "é", "\x00", "x" * 5_000, "WzcsMV0.aaaaaa.", "\udcff"])
 def test_what_is_no_token_is_refused(text: str) -> None:
     tokens = Tokens([OLD], MONTH_S)
     for read in (tokens.read_host, tokens.read_participant, tokens.read_browser):
@@ -75,8 +75,9 @@ def test_a_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens_module.time, "time", lambda: now + MONTH_S - 10)
     assert tokens.read_participant(token) == ADA
     monkeypatch.setattr(tokens_module.time, "time", lambda: now + MONTH_S + 10)
-    with pytest.raises(InvalidToken):
+    with pytest.raises(InvalidToken) as refused:
         tokens.read_participant(token)
+    assert refused.value.reason == "expired"
 
 
 def test_a_token_signed_where_the_clock_is_ahead_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
