@@ -104,6 +104,11 @@ class Rooms:
             self._forget_choices(keys=[names.choices_key(room_code)], args=arguments, client=pipe)
         pipe.execute()
 
+    def forget(self, room_code: str) -> None:
+        """Take out everything that stands there for a room whose poll is gone."""
+        keys = (names.room_key, names.nicknames_key, names.choices_key, names.present_key, names.claim_key)
+        self._redis.delete(*(key(room_code) for key in keys))
+
     def versions(self, room_codes: Sequence[str]) -> list[int | None]:
         """The versions that Redis has; None for a room that is missing."""
         pipe = self._redis.pipeline(transaction=False)

@@ -171,6 +171,14 @@ class AuditSettings(Section):
     retention_days: Count
 
 
+class RetentionSettings(Section):
+    archive: Annotated[str, Meta(pattern=r"^(/.*|s3://[^/]+(/.*)?)?$")]
+    s3_endpoint: Annotated[str, Meta(pattern=r"^(https?://.+)?$")]
+    participants_days: Count
+    batch_rows: Annotated[int, Meta(ge=1, le=10_000)]
+    pause_s: Annotated[float, Meta(ge=0, le=10)]
+
+
 class ShedSettings(Section):
     newcomers_lag_s: Seconds
     newcomers_buffer_share: Annotated[float, Meta(gt=0, le=1)]
@@ -204,6 +212,7 @@ class Settings(msgspec.Struct, frozen=True):
     security: SecuritySettings
     limits: LimitSettings
     audit: AuditSettings
+    retention: RetentionSettings
     shed: ShedSettings
     log: LogSettings
     metrics: MetricSettings
