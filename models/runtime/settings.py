@@ -179,6 +179,11 @@ class RetentionSettings(Section):
     pause_s: Annotated[float, Meta(ge=0, le=10)]
 
 
+class BackupSettings(Section):
+    archive_timeout_s: Annotated[int, Meta(ge=1, le=3600)]
+    full_kept: Count
+
+
 class ShedSettings(Section):
     newcomers_lag_s: Seconds
     newcomers_buffer_share: Annotated[float, Meta(gt=0, le=1)]
@@ -213,6 +218,7 @@ class Settings(msgspec.Struct, frozen=True):
     limits: LimitSettings
     audit: AuditSettings
     retention: RetentionSettings
+    backup: BackupSettings
     shed: ShedSettings
     log: LogSettings
     metrics: MetricSettings
