@@ -182,6 +182,19 @@ class Database:
         finally:
             self._pool.close()  # throws away a connection that is broken or still inside a transaction
 
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """One connection without a transaction: each statement commits by itself, and a session's lock stays.
+
+        :raises DatabaseUnavailable:
+        """
+        with _two_families():
+            self._pool.connect()
+        try:
+            yield
+        finally:
+            self._pool.close()
+
     def execute(self, sql: str, params: Sequence[Any] | dict[str, Any] = ()) -> Any:
         """Run SQL on the transaction's connection and return its cursor.
 

@@ -118,6 +118,15 @@ SELECT p.id, p.room_code, p.question, p.options, p.state, p.version, t.votes, p.
 FROM polls p JOIN tallies t ON t.poll_id = p.id WHERE
 """
 
+# Ordered, as votes lock them. Both rise: nodes and browsers drop whatever is older than what they have.
+RAISE_ALL = """
+UPDATE polls SET version = greatest(version + 1, %(now_us)s),
+  state_changed_at_us = greatest(state_changed_at_us + 1, %(now_us)s)
+WHERE id IN (SELECT id FROM polls WHERE id > %(after)s AND expires_at > now() ORDER BY id LIMIT %(limit)s
+  FOR NO KEY UPDATE)
+RETURNING id
+"""
+
 READ_VERSION = "SELECT version FROM polls WHERE id = %s"
 
 READ_NICKNAMES = """
@@ -367,6 +376,17 @@ def _snapshot(row: Sequence[Any]) -> PollSnapshot:
         expires_at_us=as_us(expires_at),
         host_browsers=tuple(hosts),
     )
+
+
+def raise_versions(db: Database, after: int, limit: int, now_us: int) -> list[PollSnapshot]:
+    """Make the ``limit`` next polls by id behind ``after`` newer than all that was ever shown of them, by a clock that
+    is not behind; they, as they are then. None when no poll is left.
+
+    For a database that was restored to an earlier moment: what was shown of a poll may be newer than what is stored.
+    """
+    with db.transaction():
+        raised = db.execute(RAISE_ALL, {"after": after, "limit": limit, "now_us": now_us})
+        return read_snapshots(db, [poll_id for (poll_id,) in raised])
 
 
 def read_version(db: Database, poll_id: int) -> int | None:

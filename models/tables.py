@@ -226,6 +226,22 @@ class AuditRow(Table):
         table_name = "audit_log"
 
 
+class RetiredPollRow(Table):
+    """A poll past its retention whose votes and participants are still to be archived and deleted.
+
+    ``document``: the poll, its totals, voting periods and state changes; ``archived_at``: null until a copy is safe.
+    """
+
+    poll_id: Field = BigIntegerField(primary_key=True)
+    room_code: Field = TextField()
+    document: Field = BinaryJSONField(index=False)
+    retired_at: Field = DateTimeTZField()
+    archived_at: Field = DateTimeTZField(null=True)
+
+    class Meta:
+        table_name = "retired_polls"
+
+
 TABLES: tuple[type[Table], ...] = (
     PollRow,
     VotingPeriodRow,
@@ -240,4 +256,5 @@ TABLES: tuple[type[Table], ...] = (
     NodeRow,
     HostRow,
     AuditRow,
+    RetiredPollRow,
 )

@@ -30,7 +30,7 @@ def main() -> int:
 
 
 def _node_is_ready(settings: Settings) -> tuple[bool, str]:
-    everywhere = settings.node.host == "0.0.0.0"  # nosec B104: compared, not bound
+    everywhere = settings.node.host == "0.0.0.0"  # compared, not bound  # nosec B104
     host = "127.0.0.1" if everywhere else settings.node.host
     connection = http.client.HTTPConnection(host, settings.node.port, timeout=_TIMEOUT_S)
     try:

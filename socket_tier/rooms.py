@@ -96,6 +96,8 @@ class Room:
 
     def learn(self, poll: PollSnapshot) -> bool:
         """Take in a snapshot unless it is older than what is known; whether the state changed by it."""
+        if poll.poll_id != self.poll.poll_id:
+            return False  # another poll has the code by now: a room of its own, read when somebody asks for it
         if poll.state_changed_at_us < self.poll.state_changed_at_us:
             return False
         previous = self.state
@@ -161,7 +163,7 @@ class Rooms:
         :raises ComeBackLater: nobody who could know answers
         """
         room = self._rooms.get(room_code)
-        if room is not None:
+        if room is not None and not _is_over(room.poll):
             self._rooms.move_to_end(room_code)
             return room
         if self._missing.get(room_code, 0) > time.monotonic():
@@ -226,7 +228,7 @@ class Rooms:
     def add(self, poll: PollSnapshot, closing_us: int = 0) -> Room:
         """Know a room from now on."""
         room = self._rooms.get(poll.room_code)
-        if room is None:
+        if room is None or room.poll.poll_id != poll.poll_id:
             room = self._rooms[poll.room_code] = Room(poll, self._limits.room_votes(poll.room_code))
             self._missing.pop(poll.room_code, None)
             self._evict()
@@ -239,7 +241,7 @@ class Rooms:
             cached = await self._cache.room(room_code)
         except CacheUnavailable:
             cached = None
-        if cached is None:
+        if cached is None or _is_over(cached.poll):
             return await self._restore(room_code)
         room = self.add(cached.poll, cached.closing_us)
         room.participant_count = cached.participant_count
@@ -260,3 +262,8 @@ class Rooms:
         unused = [code for code, room in older if not room.sids and not room.members]
         for code in unused[:excess]:
             del self._rooms[code]
+
+
+def _is_over(poll: PollSnapshot) -> bool:
+    """Whether its retention is over: its code may stand for another poll by now, or soon. 0: a snapshot of before."""
+    return 0 < poll.expires_at_us <= now_us()

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 _REMIND_EVERY_S = 5.0
 _LATE_BATCHES_S = 60.0  # at least; a batch that was published and does not come for so long was dead-lettered
-_NOBODY = UUID(int=0)
+NOBODY = UUID(int=0)
 
 
 class Finals:
@@ -74,5 +74,5 @@ class Finals:
         if not waiting:
             return
         for poll in self._gate.call(lambda db: poll_store.read_snapshots(db, waiting)):
-            self._notices.tell_all(StateChanged(_NOBODY, poll, poll.state))
+            self._notices.tell_all(StateChanged(NOBODY, poll, poll.state))
         self._metrics.count("finals.reminded", len(waiting))

@@ -43,7 +43,10 @@ COUNTERS = {
     "heartbeats.dropped": "Heartbeats of nodes not stored because the database was away; a newer one follows.",
     "finals.settled": "Polls whose totals became final, or were corrected by a straggler.",
     "finals.reminded": "Closed polls of which the nodes were told again, since a node has not reported its batches.",
-    "polls.expired": "Polls deleted because their time was over.",
+    "retention.polls": "Polls past their retention that are gone with all that belonged to them.",
+    "retention.archived": "Polls of which a copy was put into the archive first.",
+    "retention.rows": "Rows deleted: of such polls, old participants, audit entries and bookkeeping.",
+    "retention.failed": "Polls that could not be archived and therefore stay; the log says why.",
     "restores.not_cached": "Rooms and cookies answered to a node but not written to Redis, which is away.",
     "periodic.failed": "Background rounds that failed unexpectedly; each has a traceback in the log.",
 }

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 class Periodic:
     """Calls ``round_`` about every ``every_s`` seconds on a thread of its own, whatever it raises."""
 
-    def __init__(self, name: str, every_s: float, round_: Callable[[], None], metrics: WorkerMetrics) -> None:
+    def __init__(self, name: str, every_s: float, round_: Callable[[], object], metrics: WorkerMetrics) -> None:
         self._every_s = every_s
         self._round = round_
         self._metrics = metrics

@@ -24,7 +24,6 @@ from workers.encoder import CommandEncoder
 from workers.fan_out import FanOut
 from workers.finals import Finals
 from workers.heartbeat import PROBE_EVERY_S, Heartbeat, Probe
-from workers.housekeeping import Housekeeping
 from workers.metrics import WorkerMetrics
 from workers.middleware import Context, Lifecycle, SafeRetries
 from workers.notices import Notices
@@ -33,6 +32,7 @@ from workers.periodic import Periodic
 from workers.replica import ReplicaReads
 from workers.requests import Requests
 from workers.results import ResultsPublisher
+from workers.retention import Retention
 from workers.rooms import Rooms
 from workers.sweep import Sweep
 from workers.vote_flusher import VoteFlusher
@@ -138,8 +138,8 @@ class WorkerProcess:
         self._part("registrations", members.start, members.close)
         finals = Finals(settings, self.gate, self.results, self.notices, self.metrics)
         self._periodic("finals", Finals.EVERY_S, finals.round)
-        housekeeping = Housekeeping(self.gate, self.metrics, settings.audit.retention_days)
-        self._periodic("housekeeping", Housekeeping.EVERY_S, housekeeping.round)
+        retention = Retention(settings, self.gate, self.rooms, self.metrics, self.broker.stopping)
+        self._periodic("retention", Retention.EVERY_S, retention.round)
 
     def _add_background(self) -> None:
         settings = self.settings.worker
@@ -168,7 +168,7 @@ class WorkerProcess:
         self.metrics.gauge("database.connections", self.gate.connections_in_use)
         self.metrics.flush()
 
-    def _periodic(self, name: str, every_s: float, round_: Callable[[], None]) -> None:
+    def _periodic(self, name: str, every_s: float, round_: Callable[[], object]) -> None:
         periodic = Periodic(name, every_s, round_, self.metrics)
         self._part(name, periodic.start, periodic.close)
 

@@ -104,6 +104,23 @@ class Rooms:
             self._forget_choices(keys=[names.choices_key(room_code)], args=arguments, client=pipe)
         pipe.execute()
 
+    def forget(self, room_code: str) -> None:
+        """Take out everything that stands there for a room whose poll is gone."""
+        keys = (names.room_key, names.nicknames_key, names.choices_key, names.present_key, names.claim_key)
+        self._redis.delete(*(key(room_code) for key in keys))
+
+    def forget_stored(self) -> None:
+        """Take out everything that came from the database, for all rooms and browsers, so that it is read anew. Who is
+        connected stays: only the nodes know that."""
+        for pattern in ("room:*", "browser:*"):
+            cursor, more = 0, True
+            while more:
+                cursor, keys = self._redis.scan(cursor, pattern, 1000)
+                stored = [key for key in keys if not key.endswith(b":present")]  # type: ignore[arg-type]
+                if stored:
+                    self._redis.unlink(*stored)
+                more = cursor != 0
+
     def versions(self, room_codes: Sequence[str]) -> list[int | None]:
         """The versions that Redis has; None for a room that is missing."""
         pipe = self._redis.pipeline(transaction=False)

@@ -234,6 +234,19 @@ class AuditSettings(Section):
     retention_days: Count
 
 
+class RetentionSettings(Section):
+    archive: Annotated[str, Meta(pattern=r"^(/.*|s3://[^/]+(/.*)?)?$")]
+    s3_endpoint: Annotated[str, Meta(pattern=r"^(https?://.+)?$")]
+    participants_days: Count
+    batch_rows: Annotated[int, Meta(ge=1, le=10_000)]
+    pause_s: Annotated[float, Meta(ge=0, le=10)]
+
+
+class BackupSettings(Section):
+    archive_timeout_s: Annotated[int, Meta(ge=1, le=3600)]
+    full_kept: Count
+
+
 class ShedSettings(Section):
     newcomers_lag_s: Seconds
     newcomers_buffer_share: Annotated[float, Meta(gt=0, le=1)]
@@ -267,6 +280,8 @@ class Settings(msgspec.Struct, frozen=True):
     security: SecuritySettings
     limits: LimitSettings
     audit: AuditSettings
+    retention: RetentionSettings
+    backup: BackupSettings
     shed: ShedSettings
     log: LogSettings
     metrics: MetricSettings

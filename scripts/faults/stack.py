@@ -33,7 +33,7 @@ class RunningStack:
 
     def __init__(self, run_dir: Path | str) -> None:
         self.folder = RunFolder(run_dir)
-        self.env = _read_env(self.folder.env_file)
+        self.env = read_env(self.folder.env_file)
         if not self.env:
             raise NotRunning(f"nothing runs in {self.folder.path}; scripts/up starts it")
         self.dsn = self.env["DATABASE_URL"]
@@ -78,13 +78,14 @@ class RunningStack:
         options = ["--run-dir", str(self.folder.path), "--port", str(self.base.port), "--detach"]
         options += ["--nodes", str(counts["node"]), "--workers", str(counts["worker"])]
         options += ["--host-workers", str(counts["host-worker"])]
-        unlimited = _read_env(self.folder.process_env_file).get("VOTEMILL_LIMITS__UNLIMITED") == "true"
-        return options + ["--unlimited"] * unlimited + ["--replica"] * ("standby" in self.victims)
+        unlimited = read_env(self.folder.process_env_file).get("VOTEMILL_LIMITS__UNLIMITED") == "true"
+        known = {"--replica": "REPLICA_URL", "--synchronous": "SYNCHRONOUS", "--backup": "PGBACKREST_CONFIG"}
+        return options + ["--unlimited"] * unlimited + [option for option, name in known.items() if name in self.env]
 
     def given_settings(self) -> dict[str, str]:
         """Addresses of servers that are not this stack's own, as settings for scripts/up."""
         ours = {f"VOTEMILL_{SERVERS[name].upper()}__URL" for name in self.victims if name in SERVERS}
-        known = _read_env(self.folder.process_env_file)
+        known = read_env(self.folder.process_env_file)
         given = {f"VOTEMILL_{section.upper()}__URL" for section in SERVERS.values()} - ours
         return {name: known[name] for name in (*given, "VOTEMILL_ENV")}
 
@@ -149,7 +150,8 @@ def _kind(name: str) -> str:
     return stem if number.isdigit() else name
 
 
-def _read_env(file: Path) -> dict[str, str]:
+def read_env(file: Path) -> dict[str, str]:
+    """The variables in a file of NAME=value lines as a shell reads them; none when there is no file."""
     try:
         lines = file.read_text().splitlines()
     except OSError:

@@ -19,7 +19,7 @@ from scripts.stack.plan import SERVERS, Options, Plan, existing_services, make_p
 from scripts.stack.program import Program
 from scripts.stack.progress import StepFailed, say, step
 from scripts.stack.run_folder import ROOT, RunFolder, write_env
-from scripts.stack.services import haproxy, postgres, rabbitmq, redis, standby
+from scripts.stack.services import haproxy, pgbackrest, postgres, rabbitmq, redis, standby
 from scripts.stack.stopping import stop_everything
 from scripts.stack.supervision import Supervisor, wait_until
 
@@ -79,6 +79,7 @@ def _provision(options: Options, folder: RunFolder) -> Plan:
 def _install_packages(options: Options, folder: RunFolder) -> None:
     named = existing_services()
     wanted = [DEBIAN_PACKAGES[server] for server, section in SERVERS.items() if section not in named]
+    wanted += ["pgbackrest"] if options.backup else []
     wanted += ["haproxy"] if options.nodes > 1 else []
     wanted += ["nodejs", "npm"] if (WEB / "package.json").exists() else []
     packages.install_missing(wanted + options.also_install, folder.log("packages"))
@@ -90,6 +91,10 @@ def _start_servers(plan: Plan, supervisor: Supervisor) -> None:
     def database() -> None:
         if "postgres" in plan.private:
             _start_server("postgres", plan, supervisor)
+        if plan.options.backup:
+            with step("archive for backups"):
+                postgres.let_backups_in(plan)
+                pgbackrest.of_stack(plan.folder).run("stanza-create")
         _migrate(plan)
         if plan.options.replica:
             _start_server("standby", plan, supervisor)

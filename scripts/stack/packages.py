@@ -27,6 +27,7 @@ SERVICES = {
     "nodejs": [],
     "npm": [],
     "chromium": [],
+    "pgbackrest": ["pgbackrest.service"],
 }
 
 
@@ -43,6 +44,7 @@ PRESENT: dict[str, Callable[[], bool]] = {
     "nodejs": _command("node", "nodejs"),
     "npm": _command("npm"),
     "chromium": _command("chromium", "chromium-browser", "google-chrome"),
+    "pgbackrest": _command("pgbackrest"),
 }
 
 

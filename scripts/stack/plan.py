@@ -28,6 +28,8 @@ class Options:
     detach: bool = False
     unlimited: bool = False
     replica: bool = False
+    synchronous: bool = False
+    backup: bool = False
     also_install: list[str] = field(default_factory=list)
 
 
@@ -89,6 +91,10 @@ def make_plan(options: Options, folder: RunFolder) -> Plan:
     private = [server for server, section in SERVERS.items() if section not in urls]
     if options.replica and "postgres" not in private:
         raise StepFailed("--replica follows the stack's own PostgreSQL, but an existing one is named")
+    if options.synchronous and not options.replica:
+        raise StepFailed("--synchronous is about the standby of --replica")
+    if options.backup and "postgres" not in private:
+        raise StepFailed("--backup archives the stack's own PostgreSQL, but an existing one is named")
     known = folder.remembered()
     wanted = [*private, "rabbitmq-dist"] + ["standby"] * options.replica
     wanted += [f"node-{n}" for n in range(1, options.nodes + 1) if options.nodes > 1]

@@ -16,7 +16,7 @@ from scripts.stack import ports
 from scripts.stack.plan import Plan
 from scripts.stack.program import Program
 from scripts.stack.run_folder import ROOT, write_private
-from scripts.stack.services import haproxy
+from scripts.stack.services import haproxy, pgbackrest
 
 
 def programs(plan: Plan) -> list[Program]:
@@ -63,14 +63,20 @@ def process_env(plan: Plan) -> dict[str, str]:
 def public_env(plan: Plan) -> dict[str, str]:
     """What .run/env tells people and tools about the stack."""
     standby = {"REPLICA_URL": plan.urls["replica"]} if plan.options.replica else {}
-    return standby | {
-        "DATABASE_URL": plan.urls["database"],
-        "AMQP_URL": plan.urls["broker"],
-        "REDIS_URL": plan.urls["redis"],
-        "BASE_URL": plan.base_url,
-        "NODE_URLS": ",".join(plan.node_urls),
-        "RUN_DIR": str(plan.folder.path),
-    }
+    standby |= {"SYNCHRONOUS": "yes"} if plan.options.synchronous else {}
+    backup = {"PGBACKREST_CONFIG": str(pgbackrest.configuration(plan.folder))} if plan.options.backup else {}
+    return (
+        standby
+        | backup
+        | {
+            "DATABASE_URL": plan.urls["database"],
+            "AMQP_URL": plan.urls["broker"],
+            "REDIS_URL": plan.urls["redis"],
+            "BASE_URL": plan.base_url,
+            "NODE_URLS": ",".join(plan.node_urls),
+            "RUN_DIR": str(plan.folder.path),
+        }
+    )
 
 
 def node_is_ready(plan: Plan, name: str) -> bool:

@@ -66,6 +66,12 @@ def parse(arguments: list[str]) -> Options:
     )
     parser.add_argument("--unlimited", action="store_true", help="lift every rate limit, for load tests only")
     parser.add_argument("--replica", action="store_true", help="a standby of PostgreSQL, which exports are read from")
+    parser.add_argument(
+        "--synchronous", action="store_true", help="commit only what the standby has on its disk, too (with --replica)"
+    )
+    parser.add_argument(
+        "--backup", action="store_true", help="archive PostgreSQL's log all the time, for scripts/backup"
+    )
     parser.add_argument("--also-install", action="append", default=[], help=argparse.SUPPRESS)
     return Options(**vars(parser.parse_args(arguments)))
 

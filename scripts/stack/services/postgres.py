@@ -15,16 +15,21 @@ from scripts.stack.data_folders import make_data_folder, write_for_server
 from scripts.stack.plan import Plan, account, server_env
 from scripts.stack.program import Program
 from scripts.stack.progress import StepFailed
+from scripts.stack.services import pgbackrest
 
 NAME = "postgres"
 ADMIN = "postgres"
+STANDBY = "standby"  # under which name it follows
 
 
 def program(plan: Plan) -> Program:
     """The postmaster. SIGINT is its fast shutdown: sessions are cut, a checkpoint is written."""
     user = account("postgres")
     data = make_data_folder(plan.folder, NAME, user)
-    argv = [str(binary("postgres")), "-D", str(data / "cluster"), *options(plan.ports[NAME])]
+    more = pgbackrest.archiving(plan.folder) if plan.options.backup else {}
+    if plan.options.synchronous:
+        more["synchronous_standby_names"] = STANDBY
+    argv = [str(binary("postgres")), "-D", str(data / "cluster"), *options(plan.ports[NAME], **more)]
     return Program(NAME, "server", argv, server_env(data), cwd=data, user=user, stop_signal="INT")
 
 
@@ -55,6 +60,8 @@ def prepare(plan: Plan) -> None:
     user = account("postgres")
     data = make_data_folder(plan.folder, NAME, user)
     cluster = data / "cluster"
+    if plan.options.backup:
+        pgbackrest.prepare(plan, cluster)
     if (cluster / "PG_VERSION").exists():
         return
     password_file = data / "admin-password"
@@ -100,6 +107,13 @@ def _make_role_and_database(plan: Plan) -> None:
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = 'votemill'")
         if not cursor.fetchone():
             cursor.execute("CREATE DATABASE votemill OWNER votemill")
+
+
+def let_backups_in(plan: Plan) -> None:
+    """The role that pgBackRest needs; idempotent."""
+    with as_admin(plan) as cursor:
+        make_role(cursor, pgbackrest.ROLE, "", plan.folder.secret("backup-password"))
+        cursor.execute(pgbackrest.GRANT)
 
 
 def make_role(cursor: psycopg2.extensions.cursor, name: str, may: str, password: str) -> None:

@@ -41,7 +41,7 @@ def program(plan: Plan) -> Program:
     primary = f"host={ports.LOOPBACK} port={plan.ports[postgres.NAME]} user={ROLE} passfile={passwords}"
     settings = postgres.options(
         plan.ports[NAME],
-        primary_conninfo=f"{primary} application_name={NAME}",
+        primary_conninfo=f"{primary} application_name={postgres.STANDBY}",
         primary_slot_name=NAME,
         wal_receiver_timeout="5s",  # a primary that is silent for so long is gone: until then the lag reads 0
         wal_retrieve_retry_interval="1s",
