@@ -204,7 +204,10 @@ class VoteBuffer:
     def _answer(self, receipts: list[Receipt], error: BaseException | None) -> None:
         self.held -= len(receipts)
         for receipt in receipts:
-            receipt.settle(error)
+            try:
+                receipt.settle(error)
+            except Exception:
+                log.exception("vote_not_answered")  # a bug of ours; the batch's other voters get their answers
         if error is not None:
             self._metrics.count("votes.refused", len(receipts))
             return

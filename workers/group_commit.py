@@ -85,6 +85,8 @@ class GroupCommit(Generic[T, R]):
         :raises DatabaseUnavailable: only with ``hold_s`` 0
         :raises Exception: what ``store`` says about this item alone
         """
+        if self._closed.is_set():
+            raise GiveBack("this worker stops")
         held = _Held[T, R](item, self._weigh(item), time.monotonic() + self._hold_s, Future())
         try:
             self._arrived.put_nowait(held)

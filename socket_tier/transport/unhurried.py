@@ -43,6 +43,13 @@ class Unhurried:
     def _next(self) -> None:
         self.step += 1
         queue, ripe = self._queue, self.step - _PATIENCE_STEPS
+        try:
+            self._write_ripe(queue, ripe)
+        finally:  # one client's failure must not hold up the frames of all others for good
+            if queue:
+                asyncio.get_running_loop().call_later(_STEP_S, self._next)
+
+    def _write_ripe(self, queue: deque[tuple[int, Waiting]], ripe: int) -> None:
         left = max(_PER_STEP, len(queue) // _DRAIN_STEPS)
         while left and queue and queue[0][0] <= ripe:
             _, client = queue.popleft()
@@ -53,5 +60,3 @@ class Unhurried:
                 client.write_held()
                 left -= 1
             client.left_queue()
-        if queue:
-            asyncio.get_running_loop().call_later(_STEP_S, self._next)

@@ -111,9 +111,9 @@ def test_costs_are_medians_of_our_own_turns_and_frames_are_not_counted_twice():
         "load_average_at_end": [0.1],
         "durability": "fsync=on",
         "raw": {
-            "votes": [turn("votemill", 20.0), turn("noop", 99.0)],
-            "equal-rate": [turn("votemill", 69.0, 54.0, 108), turn("insert", 999.0, 999.0)],
-            "crowd": [turn("votemill", 30.0), turn("votemill", 34.0), turn("votemill", 31.0)],
+            "votes": [turn("votemill", 20.0, 1.0), turn("noop", 99.0)],
+            "equal-rate": [turn("votemill", 69.0, 58.0, 108), turn("insert", 999.0, 999.0)],
+            "crowd": [turn("votemill", 30.0, 9.0), turn("votemill", 34.0, 9.0), turn("votemill", 31.0, 9.0)],
             "crowd-waves": [{"side": "votemill", "cpu_us": 500.0, "kb": 30.0}],
             "crowd-broadcasts": [{"side": "votemill", "us_per_frame": 8.0, "idle_cores": 0.01, "members": 10_000}],
         },
@@ -121,7 +121,7 @@ def test_costs_are_medians_of_our_own_turns_and_frames_are_not_counted_twice():
     derived = derive(report)
     assert (derived.node_us_per_message, derived.worker_us_per_message, derived.rabbitmq_us_per_message) == (500,) * 3
     # Ten votes of a thousand bring their batch's message
-    assert (derived.node_us_per_vote, derived.worker_us_per_vote, derived.node_us_per_frame) == (22.0, 0.0, 8.0)
+    assert (derived.node_us_per_vote, derived.worker_us_per_vote, derived.node_us_per_frame) == (22.0, 4.0, 8.0)
     assert derived.node_us_per_idle_second == 1.0
     assert msgspec.json.decode(msgspec.json.encode(derived), type=Costs) == derived
     with pytest.raises(NotMeasured):

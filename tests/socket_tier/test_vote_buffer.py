@@ -128,6 +128,21 @@ async def test_nobody_is_answered_before_the_confirm_and_everybody_once_after_it
     assert [voter.answers for voter in voters] == [[None]] * 3
 
 
+async def test_one_voter_who_cannot_be_answered_costs_the_others_no_answer() -> None:
+    class Broken(Voter):
+        def settle(self, error: BaseException | None) -> None:
+            raise RuntimeError
+
+    broker = Broker()
+    buffer = buffer_with(broker)
+    others = [Voter(), Voter()]
+    for number, voter in enumerate([others[0], Broken(), others[1]]):
+        buffer.add(vote(number), voter)
+    broker.confirm()
+    await eventually(lambda: buffer.held == 0, "all answered")
+    assert [voter.answers for voter in others] == [[None], [None]]
+
+
 async def test_what_is_held_is_bounded() -> None:
     broker = Broker()
     buffer = buffer_with(broker)

@@ -119,6 +119,14 @@ def test_stopping_gives_back_at_once(commits, stopping):
     assert time.monotonic() - started < 1
 
 
+@pytest.mark.timeout(30)
+def test_who_comes_after_the_end_is_sent_away_at_once(commits):
+    commit = commits(lambda items: items, hold_s=60)
+    commit.close()
+    with pytest.raises(GiveBack):
+        commit.submit(1)
+
+
 def test_without_a_hold_the_caller_learns_of_the_outage_at_once(commits):
     def away(items):
         raise DatabaseUnavailable("connect", "away")

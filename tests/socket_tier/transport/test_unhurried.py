@@ -41,6 +41,21 @@ async def test_a_frame_goes_by_itself_after_a_moment() -> None:
     assert client.wrote[0] > 1
 
 
+async def test_one_client_that_fails_does_not_hold_up_the_others() -> None:
+    class Broken(Client):
+        def write_held(self) -> None:
+            raise RuntimeError
+
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+    unhurried = Unhurried()
+    broken, other = Broken(unhurried), Client(unhurried)
+    broken.hold()
+    other.hold()
+    await eventually(lambda: other.wrote, "the other client's frame")
+    assert [type(complaint["exception"]) for complaint in complaints] == [RuntimeError]
+
+
 async def test_what_has_gone_with_another_frame_costs_no_write() -> None:
     unhurried = Unhurried()
     idle, busy = Client(unhurried), Client(unhurried)
