@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tests.web.pages import WAIT_MS, HostPage
 from workers.fan_out import Emission, FanOut
 
 _NO_PAGE = re.compile("/(api|assets|socket.io)/")
+_REPORTS = "/csp-reports"
 BAIT = [
     "<img src=x onerror=\"window.hacked='img'\">",
     "<script>window.hacked='script'</script>",
@@ -28,76 +30,73 @@ BAIT = [
 ]
 
 
-class Collector:
-    """Takes the browser's reports of violations, and serves the pages of an attacker."""
+class Person:
+    """Makes pages, each for a person of their own. ``reports`` are the violations of our policy that browsers report.
 
-    def __init__(self) -> None:
+    The policy stands as the node sends it, but for the address that the reports go to.
+    """
+
+    def __init__(self, browser: Browser, base_url: str) -> None:
+        self._browser = browser
+        self._base_url = base_url
+        self._contexts: list[BrowserContext] = []
         self.reports: list[dict[str, Any]] = []
-        self.page = ""
-        outer = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                outer.reports.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["csp-report"])
-                self._answer(204, b"")
-
-            def do_OPTIONS(self) -> None:
-                self._answer(204, b"")
-
-            def do_GET(self) -> None:
-                self._answer(200, outer.page.encode())
-
-            def _answer(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", "text/html")
-                self.send_header("Access-Control-Allow-Origin", "*")
-                self.send_header("Access-Control-Allow-Headers", "Content-Type")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="collector", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join(10)
-        self._server.server_close()
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    collector = Collector()
-    yield collector
-    collector.close()
-
-
-@pytest.fixture
-def person(browser: Browser, base_url: str, collector: Collector) -> Iterator[Callable[[], Page]]:
-    """Opens a page as a person of their own. Our policy stands as the node sends it, with the collector added."""
-    contexts: list[BrowserContext] = []
-
-    def report(route: Route) -> None:
-        answer = route.fetch()
-        policy = answer.headers["content-security-policy"] + f"; report-uri {collector.url}/"
-        route.fulfill(response=answer, headers={**answer.headers, "content-security-policy": policy})
-
-    def new() -> Page:
-        context = browser.new_context(base_url=base_url)
+    def __call__(self) -> Page:
+        context = self._browser.new_context(base_url=self._base_url)
         context.set_default_timeout(WAIT_MS)
-        contexts.append(context)
+        self._contexts.append(context)
         page = context.new_page()
-        page.route(lambda url: url.startswith(base_url) and not _NO_PAGE.search(url), report)
+        page.route(lambda url: url.startswith(self._base_url) and not _NO_PAGE.search(url), self._add_reports)
+        page.route(self._base_url + _REPORTS, self._collect)
         return page
 
-    yield new
-    for context in contexts:
-        context.close()
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+    def _add_reports(self, route: Route) -> None:
+        answer = route.fetch()
+        policy = answer.headers["content-security-policy"] + f"; report-uri {_REPORTS}"
+        route.fulfill(response=answer, headers={**answer.headers, "content-security-policy": policy})
+
+    def _collect(self, route: Route) -> None:
+        self.reports.append(json.loads(route.request.post_data or "{}")["csp-report"])
+        route.fulfill(status=204)
+
+
+@pytest.fixture
+def person(browser: Browser, base_url: str) -> Iterator[Person]:
+    person = Person(browser, base_url)
+    yield person
+    person.close()
+
+
+class Attacker(http.server.BaseHTTPRequestHandler):
+    """A site that answers everything with one page."""
+
+    page = b""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(self.page)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def site(page: str) -> Iterator[str]:
+    """The address of an attacker's page."""
+    handler = type("Site", (Attacker,), {"page": page.encode()})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, name="attacker")
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join(10)
 
 
 def hosts(page: Page, question: str, options: list[str]) -> HostPage:
@@ -123,9 +122,7 @@ def wait(page: Page, condition: Callable[[], bool], what: str) -> None:
 
 
 @pytest.mark.proves("FR-007", "FR-011", "US2.1")
-def test_what_was_typed_is_shown_as_typed_and_runs_nowhere(
-    person: Callable[[], Page], collector: Collector, redis_url: str
-) -> None:
+def test_what_was_typed_is_shown_as_typed_and_runs_nowhere(person: Person, redis_url: str) -> None:
     # Given a poll whose question and options are bait
     host = person()
     code = hosts(host, " ".join(BAIT), [bait[:100] for bait in BAIT]).room_code
@@ -151,14 +148,14 @@ def test_what_was_typed_is_shown_as_typed_and_runs_nowhere(
         assert page.evaluate("window.hacked") is None
         assert page.locator("iframe, script:not([src]), [onerror], [onload], style, a[href^=javascript]").count() == 0
     # And nothing of ours has violated the policy
-    assert collector.reports == []
+    assert person.reports == []
     # While what does is reported
     for page in pages:
         page.evaluate(
             "document.body.append(Object.assign(document.createElement('img'), {src: 'https://evil.example/x'}))"
         )
-    wait(host, lambda: len(collector.reports) >= len(pages), "the browser's reports")
-    assert {report["violated-directive"].split()[0] for report in collector.reports} == {"img-src"}
+    wait(host, lambda: len(person.reports) >= len(pages), "the browser's reports")
+    assert {report["violated-directive"].split()[0] for report in person.reports} == {"img-src"}
 
 
 ATTACK = """
@@ -204,20 +201,19 @@ Promise.all([
 
 
 @pytest.mark.proves("FR-010", "FR-013", "US2.5")
-def test_a_page_of_another_origin_gets_nowhere_with_a_hosts_browser(
-    person: Callable[[], Page], collector: Collector, base_url: str
-) -> None:
+def test_a_page_of_another_origin_gets_nowhere_with_a_hosts_browser(person: Person, base_url: str) -> None:
     # Given somebody who hosts a poll in this browser, and opens an attacker's page: on the same machine, so that even
     # the cookies, which know no ports, are sent along
     host = hosts(person(), "Tea or coffee?", ["Tea", "Coffee"])
     code = host.room_code
     evil = host.page.context.new_page()
     action = f"{base_url}/api/polls/{code}/state"
-    collector.page = ATTACK % {"node": json.dumps(base_url), "code": json.dumps(code), "action": action}
+    page = ATTACK % {"node": json.dumps(base_url), "code": json.dumps(code), "action": action}
     # When that page tries everything that a page can
-    evil.goto(collector.url)
-    evil.wait_for_function("window.done", timeout=WAIT_MS)
-    done = evil.evaluate("window.done")
+    with site(page) as address:
+        evil.goto(address)
+        evil.wait_for_function("window.done")
+        done = evil.evaluate("window.done")
     # Then nothing connects, is read, or is done
     assert done.keys() == {"fetch", "read", "polling", "websocket", "jsonp", "json as script", "simple", "frame"}
     assert all(text.startswith("refused") for text in done.values()), done
