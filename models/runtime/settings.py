@@ -235,6 +235,7 @@ class AuditSettings(Section):
 
 
 class ShedSettings(Section):
+    read_only: bool
     newcomers_lag_s: Seconds
     newcomers_buffer_share: Annotated[float, Meta(gt=0, le=1)]
     votes_lag_s: Seconds
