@@ -39,7 +39,7 @@ backend nodes
     http-request set-timeout server 10s unless { path_beg /socket.io/ } { url_param(sid) -m found }
     retry-on conn-failure empty-response response-timeout 503
     http-request disable-l7-retry unless METH_GET
-    cookie votemill-node insert indirect nocache dynamic httponly
+    cookie votemill-node insert indirect nocache dynamic httponly attr SameSite=Lax
     option httpchk GET /api/health/ready
     http-check expect status 200
     default-server check inter 500ms fall 2 rise 2 slowstart 5s

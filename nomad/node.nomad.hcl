@@ -117,27 +117,36 @@ job "votemill-node" {
       }
 
       env {
-        VOTEMILL_ENV                       = var.environment
-        VOTEMILL_NODE__NAME                = "node-${NOMAD_ALLOC_INDEX}"
-        VOTEMILL_NODE__PUBLIC_URL          = var.public_url
-        VOTEMILL_SECURITY__ORIGINS         = "@json ${jsonencode(var.origins)}"
-        VOTEMILL_SECURITY__TRUSTED_PROXIES = "@json ${jsonencode(var.trusted_proxies)}"
+        VOTEMILL_ENV                         = var.environment
+        VOTEMILL_NODE__NAME                  = "node-${NOMAD_ALLOC_INDEX}"
+        VOTEMILL_NODE__PUBLIC_URL            = var.public_url
+        VOTEMILL_SECURITY__SIGNING_KEYS_FILE = "${NOMAD_SECRETS_DIR}/signing-keys.json"
+        VOTEMILL_SECURITY__ORIGINS           = "@json ${jsonencode(var.origins)}"
+        VOTEMILL_SECURITY__TRUSTED_PROXIES   = "@json ${jsonencode(var.trusted_proxies)}"
       }
 
       template {
         destination = "${NOMAD_SECRETS_DIR}/votemill.env"
         env         = true
         change_mode = "restart"
-        # A rotated key must not restart every node in the same second.
+        # A changed password must not restart every node in the same second.
         splay = "2m"
         data  = <<EOT
 {{ with nomadVar "nomad/jobs/votemill-node" }}
 VOTEMILL_BROKER__URL={{ .broker_url | toJSON }}
 VOTEMILL_REDIS__URL={{ .redis_url | toJSON }}
-VOTEMILL_SECURITY__SIGNING_KEYS={{ printf "@json %s" .signing_keys | toJSON }}
 VOTEMILL_SECURITY__ADMIN_TOKEN={{ .admin_token | toJSON }}
 VOTEMILL_AUDIT__ADDRESS_KEY={{ .address_key | toJSON }}
 {{ end }}
+EOT
+      }
+
+      # Read again by the running node: rotating keys restarts nobody.
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/signing-keys.json"
+        change_mode = "noop"
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-node" }}{{ .signing_keys }}{{ end }}
 EOT
       }
 

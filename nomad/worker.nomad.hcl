@@ -3,7 +3,6 @@
 variable "image" { type = string }
 variable "datacenters" { type = list(string) }
 variable "environment" { type = string }
-variable "origins" { type = list(string) }
 variable "votes_worker_count" { type = number }
 variable "votes_worker_count_max" { type = number }
 variable "host_worker_count" { type = number }
@@ -76,9 +75,8 @@ job "votemill-worker" {
       }
 
       env {
-        VOTEMILL_ENV               = var.environment
-        VOTEMILL_WORKER__NAME      = "votes-${NOMAD_ALLOC_INDEX}"
-        VOTEMILL_SECURITY__ORIGINS = "@json ${jsonencode(var.origins)}"
+        VOTEMILL_ENV          = var.environment
+        VOTEMILL_WORKER__NAME = "votes-${NOMAD_ALLOC_INDEX}"
       }
 
       template {
@@ -91,7 +89,6 @@ job "votemill-worker" {
 VOTEMILL_DATABASE__URL={{ .database_url | toJSON }}
 VOTEMILL_BROKER__URL={{ .broker_url | toJSON }}
 VOTEMILL_REDIS__URL={{ .redis_url | toJSON }}
-VOTEMILL_SECURITY__SIGNING_KEYS={{ printf "@json %s" .signing_keys | toJSON }}
 VOTEMILL_AUDIT__ADDRESS_KEY={{ .address_key | toJSON }}
 {{ end }}
 EOT
@@ -155,9 +152,8 @@ EOT
       }
 
       env {
-        VOTEMILL_ENV               = var.environment
-        VOTEMILL_WORKER__NAME      = "host-${NOMAD_ALLOC_INDEX}"
-        VOTEMILL_SECURITY__ORIGINS = "@json ${jsonencode(var.origins)}"
+        VOTEMILL_ENV          = var.environment
+        VOTEMILL_WORKER__NAME = "host-${NOMAD_ALLOC_INDEX}"
       }
 
       template {
@@ -171,7 +167,6 @@ VOTEMILL_DATABASE__URL={{ .database_url | toJSON }}
 {{ with .replica_url }}VOTEMILL_DATABASE__REPLICA_URL={{ . | toJSON }}{{ end }}
 VOTEMILL_BROKER__URL={{ .broker_url | toJSON }}
 VOTEMILL_REDIS__URL={{ .redis_url | toJSON }}
-VOTEMILL_SECURITY__SIGNING_KEYS={{ printf "@json %s" .signing_keys | toJSON }}
 VOTEMILL_AUDIT__ADDRESS_KEY={{ .address_key | toJSON }}
 {{ end }}
 EOT

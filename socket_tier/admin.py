@@ -4,14 +4,18 @@ import hmac
 import logging
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from aiohttp import web
 
+from models.runtime.live_settings import Changes, LiveSettings, changeable_keys, changed, value_of
 from models.runtime.logs import LEVELS, ROOT, LogLevels
+from models.runtime.settings import SettingsError
 from socket_tier.audit import Audit
 from socket_tier.cache import Cache
 from socket_tier.http import bearer_token, json_body, json_response
-from socket_tier.refusals import CacheUnavailable, Invalid
+from socket_tier.refusals import CacheUnavailable, ComeBackLater, Invalid
+from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
 
@@ -19,18 +23,21 @@ _LOGGER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,99}")
 
 
 class Admin:
-    """GET and PUT /api/config/log-level. All nodes and workers read the levels once a second."""
+    """GET and PUT /api/config/settings and log-level. All nodes and workers read both once a second."""
 
-    def __init__(self, admin_token: str, cache: Cache, levels: LogLevels, audit: Audit) -> None:
+    def __init__(self, admin_token: str, cache: Cache, levels: LogLevels, live: LiveSettings, audit: Audit) -> None:
         self._admin_token = admin_token
         self._cache = cache
         self._levels = levels
+        self._live = live
         self._audit = audit
 
     def routes(self) -> Sequence[web.RouteDef]:
         return [
             web.get("/api/config/log-level", self.read_log_level),
             web.put("/api/config/log-level", self.set_log_level),
+            web.get("/api/config/settings", self.read_settings),
+            web.put("/api/config/settings", self.change_settings),
         ]
 
     async def read_log_level(self, request: web.Request) -> web.Response:
@@ -55,12 +62,54 @@ class Admin:
         self._audit.note("log_level_set", outcome="ok", action=f"{logger}={level}", address=request["address"])
         return json_response({"success": True, "levels": self._levels.current()})
 
+    async def read_settings(self, request: web.Request) -> web.Response:
+        """:raises Refused:"""
+        self._check(request)
+        self._audit.note("settings_read", outcome="ok", address=request["address"])
+        return self._settings_response()
+
+    async def change_settings(self, request: web.Request) -> web.Response:
+        """All of the changes or, when one isn't valid, none; ``null`` takes a change back.
+
+        :raises Refused:
+        """
+        self._check(request)
+        body = await json_body(request)
+        if not isinstance(body, dict) or not body:
+            raise Invalid("Expected an object with settings and their new values", "invalid_payload")
+        await self.refresh()
+        before = self._live.changes
+        wanted = {**before.values, **body}
+        self._validate(wanted)
+        values = {key: value for key, value in wanted.items() if value is not None}
+        changes = Changes(max(now_us(), before.version + 1), values)
+        if not await self._cache.store_changed_settings(changes, over=before.version):
+            raise ComeBackLater("Somebody else is changing settings, please try again", "conflict", status=409)
+        self._live.take_over(changes)
+        action = ",".join(f"{key}={value}" for key, value in body.items())
+        self._audit.note("settings_changed", outcome="ok", action=action, address=request["address"])
+        return self._settings_response()
+
+    def _validate(self, values: dict[str, Any]) -> None:
+        try:
+            changed(self._live.started_with, values)
+        except SettingsError as error:
+            raise Invalid("; ".join(error.problems), "invalid_settings") from error
+
+    def _settings_response(self) -> web.Response:
+        now = {key: value_of(self._live.current, key) for key, _ in changeable_keys()}
+        return json_response({"success": True, "settings": now, "changed": self._live.changes.values})
+
     async def refresh(self) -> None:
-        """Take over what an operator has set by way of any node."""
+        """Take over what an operator has set by way of any node, or tell an emptied Redis of it again."""
         try:
             self._levels.apply(await self._cache.log_levels())
+            stored = await self._cache.changed_settings()
+            if stored.version < self._live.changes.version:
+                await self._cache.store_changed_settings(self._live.changes, over=stored.version)
+            self._live.take_over(stored)
         except CacheUnavailable:
-            return  # counted there; the levels stay as they are
+            return  # counted there; everything stays as it is
 
     def knows(self, given: str | None) -> bool:
         """Whether this is the admin token; compared in constant time."""

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 from aiohttp import web
 
+from models.runtime.live_settings import LiveSettings
 from models.runtime.logs import LogLevels
 from models.runtime.settings import Settings
 from models.runtime.tokens import Tokens
@@ -100,7 +101,9 @@ class Node:
         self.redis = RedisPipeline(settings.redis, self.metrics)
         self.shared_limits = SharedLimits(settings.redis, self.limits, self.metrics)
         self.cache = Cache(self.redis, settings.redis.room_ttl_s)
-        self.admin = Admin(settings.security.admin_token, self.cache, LogLevels(settings.log.level), self.audit)
+        self.live = LiveSettings(settings)
+        self.levels = LogLevels(settings.log.level)
+        self.admin = Admin(settings.security.admin_token, self.cache, self.levels, self.live, self.audit)
         self.fanout = Fanout(settings.redis, self.redis, self.metrics, route=self._route, on_hearing=self._on_hearing)
         self.ticker = Ticker(
             self._members_here,
@@ -170,6 +173,7 @@ class Node:
             sockets=self.sockets,
             states=self.states,
             tasks=self.tasks,
+            shedding=self.shedding,
             audit=self.audit,
         )
         self.voting = Voting(
@@ -207,7 +211,16 @@ class Node:
             metrics=self.metrics,
             node_id=self.node_id,
         ).register()
+        self.live.watch(self._take_over)
         self.app = self._web()
+
+    def _take_over(self, settings: Settings) -> None:
+        """An operator has changed some."""
+        self.limits.change(settings.limits)
+        self.shedding.settings = settings.shed
+        room = settings.room
+        self.ticker.change(room.tick_s, room.tick_per_member_s, room.results_per_s)
+        self.levels.change_default(settings.log.level)
 
     def _web(self) -> web.Application:
         edge = Edge(self.settings, self.proxies, self.tokens, self.limits, self.audit, self.metrics)
@@ -398,7 +411,9 @@ class Node:
 
     async def _deliver_results(self, room_code: str, payload: dict[str, Any]) -> None:
         """To the members here; in very large rooms only final totals are worth a system call of their own."""
-        soon = not payload["final"] and self.ticker.tick_of(room_code) >= self.settings.room.tick_s * _UNHURRIED_TICKS
+        soon = (
+            not payload["final"] and self.ticker.tick_of(room_code) >= self.live.current.room.tick_s * _UNHURRIED_TICKS
+        )
         await self.fanout.deliver_results(names.poll_room(room_code), payload, soon=soon)
 
     def _pay_results(self, socket: DirectSocket, room_code: str) -> None:

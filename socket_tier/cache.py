@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 
+from models.runtime.live_settings import Changes
 from models.wire import names
 from models.wire.polls import BrowserRole, PollSnapshot
 from socket_tier.redis_pipeline import RedisPipeline, Script
@@ -50,6 +51,13 @@ for participant, option, seq in string.gmatch(ARGV[2], '(%S+) (%S+) (%S+)') do
   end
 end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
+""")
+
+# Stores changed settings over those that are expected there. KEYS: settings. ARGV: version expected, version, values.
+_STORE_SETTINGS = Script("""
+if tonumber(redis.call('HGET', KEYS[1], 'version') or '0') ~= tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'version', ARGV[2], 'values', ARGV[3])
+return 1
 """)
 
 # Marks a participant as connected on a node. KEYS: node's own, present. ARGV: field, participant, nickname, seconds
@@ -217,6 +225,18 @@ class Cache:
 
     async def set_log_level(self, logger: str, level: str) -> None:
         await self._call("HSET", names.LOG_LEVELS_KEY, logger, level)
+
+    async def changed_settings(self) -> Changes:
+        """What operators have changed for all processes."""
+        fields = await self._fields(names.SETTINGS_KEY)
+        if not fields:
+            return Changes()
+        return Changes(int(fields[b"version"]), msgspec.json.decode(fields[b"values"]))
+
+    async def store_changed_settings(self, changes: Changes, *, over: int) -> bool:
+        """Store them in the place of version ``over`` (0: of none); False when another one is there."""
+        values = msgspec.json.encode(changes.values)
+        return bool(await self._call(1, names.SETTINGS_KEY, over, changes.version, values, script=_STORE_SETTINGS))
 
     async def heartbeat(self, node_id: UUID) -> bool:
         """Say that this node lives; True when Redis didn't know of it, so that it lacks our members too."""

@@ -21,6 +21,7 @@ from socket_tier.payloads import ChangePollState, JoinHost
 from socket_tier.refusals import CacheUnavailable, Invalid, Refused, only_host
 from socket_tier.rooms import Room, Rooms
 from socket_tier.sessions import Session, Sessions
+from socket_tier.shedding import Shedding
 from socket_tier.socket_rooms import SocketRooms
 from socket_tier.state_changes import StateChanges
 from socket_tier.tasks import Tasks
@@ -56,6 +57,7 @@ class Hosting:
         sockets: SocketRooms,
         states: StateChanges,
         tasks: Tasks,
+        shedding: Shedding,
         audit: Audit,
     ) -> None:
         self._security = security
@@ -68,6 +70,7 @@ class Hosting:
         self._sockets = sockets
         self._states = states
         self._tasks = tasks
+        self._shedding = shedding
         self._audit = audit
 
     async def join(self, session: Session, request: JoinHost) -> dict[str, Any]:
@@ -109,6 +112,7 @@ class Hosting:
                 reason=error.reason,
             )
             raise only_host() from None
+        self._shedding.change()
         self._audit.note(
             "state_change_asked",
             outcome="ok",

@@ -149,6 +149,15 @@ class Allowance:
         return max(missing / self.policy.per_s, 1.0 if self.overdrawn else 0.1)
 
 
+def _policies(settings: LimitSettings) -> dict[str, Policy]:
+    """The limits for addresses and rooms, by their names in the settings."""
+    return {
+        name: Policy(name.replace("_", "-"), budget.burst, budget.per_s)
+        for name in settings.__struct_fields__
+        if isinstance(budget := getattr(settings, name), BudgetSettings)
+    }
+
+
 class Limits:
     """The rate limits of one node. With ``unlimited`` nothing is refused."""
 
@@ -159,14 +168,17 @@ class Limits:
         self._known: WeakValueDictionary[tuple[str, str], Allowance] = WeakValueDictionary()
         self._open_sessions: Counter[str] = Counter()
         self._refilled_at = time.monotonic()
-        self._policies = {
-            name: Policy(name.replace("_", "-"), budget.burst, budget.per_s)
-            for name in settings.__struct_fields__
-            if isinstance(budget := getattr(settings, name), BudgetSettings)
-        }
+        self._policies = _policies(settings)
         endless = Policy("none", 1, 1.0)
         self._endless = Allowance(endless, "", self._awake)
         self._endless.left = math.inf
+
+    def change(self, settings: LimitSettings) -> None:
+        """Other limits, at once for addresses and rooms; a session's own are those of its connect."""
+        self._settings = settings
+        self._policies = _policies(settings)
+        for (limit, _), allowance in self._known.items():
+            allowance.policy = self._policies[limit]
 
     def session_votes(self) -> SessionVotes | None:
         """A participant's own votes; None when votes aren't limited."""

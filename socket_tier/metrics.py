@@ -21,6 +21,7 @@ COUNTERS = {
     "events.failed": "events that ended in an unexpected error: a bug, look at the log",
     "requests.failed": "HTTP requests that ended in an unexpected error",
     "shed.newcomers": "joins and new polls refused because this node is overloaded",
+    "shed.read_only": "what would have changed something while an operator has switched to read-only",
     "shed.votes": "votes refused because this node's event loop is far behind",
     "audit.not_stored": "audit entries that the broker didn't take; the log has them",
     "limits.refused": "requests over a rate limit",

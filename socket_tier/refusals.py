@@ -48,6 +48,13 @@ class NodeBusy(ComeBackLater):
         super().__init__("The service is busy, please try again", "overloaded", retry_after_s)
 
 
+class ReadOnly(ComeBackLater):
+    """An operator lets nothing be changed for a while (shed.read_only)."""
+
+    def __init__(self) -> None:
+        super().__init__("Nothing can be changed at the moment, please try again soon", "read_only", 10)
+
+
 class BrokerUnavailable(ComeBackLater):
     """RabbitMQ is away, full, blocked or did not confirm in time.
 

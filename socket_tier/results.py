@@ -54,6 +54,12 @@ class Ticker:
         self._turn: asyncio.TimerHandle | None = None
         self._used_until = 0.0  # the sending time that is used up; the loop's clock
 
+    def change(self, tick_s: float, member_s: float, frames_per_s: float) -> None:
+        """Other figures, from each room's next tick on."""
+        self._tick_s = tick_s
+        self._member_s = member_s
+        self._frames_per_s = frames_per_s
+
     def tick_of(self, room_code: str) -> float:
         """A room's own tick, in seconds."""
         return max(self._tick_s, self._members(room_code) * self._member_s)

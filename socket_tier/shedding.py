@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from models.runtime.settings import ShedSettings
 from socket_tier.metrics import NodeMetrics
-from socket_tier.refusals import NodeBusy
+from socket_tier.refusals import NodeBusy, ReadOnly
 
 
 class Shedding:
@@ -14,7 +14,7 @@ class Shedding:
     """
 
     def __init__(self, settings: ShedSettings, buffer_share: Callable[[], float], metrics: NodeMetrics) -> None:
-        self._settings = settings
+        self.settings = settings  # replaced when an operator changes them
         self._buffer_share = buffer_share
         self._metrics = metrics
         self._lag_s = 0.0
@@ -30,17 +30,32 @@ class Shedding:
         self._lag_s = 0.7 * self._lag_s + 0.3 * lasting_s
         self._metrics.gauge("loop.lag_ms", self._lag_s * 1000)
 
+    def change(self) -> None:
+        """Anything that changes what is stored.
+
+        :raises ReadOnly:
+        """
+        if self.settings.read_only:
+            self._metrics.count("shed.read_only")
+            raise ReadOnly
+
     def newcomer(self) -> None:
         """A new poll or join.
 
         :raises NodeBusy: what is already here needs this node
+        :raises ReadOnly:
         """
-        if self._lag_s > self._settings.newcomers_lag_s or self._buffer_share() > self._settings.newcomers_buffer_share:
+        self.change()
+        if self._lag_s > self.settings.newcomers_lag_s or self._buffer_share() > self.settings.newcomers_buffer_share:
             self._metrics.count("shed.newcomers")
             raise NodeBusy(retry_after_s=2)
 
     def vote(self) -> None:
-        """:raises NodeBusy: the event loop is so late that an ack would take too long"""
-        if self._lag_s > self._settings.votes_lag_s:
+        """:raises NodeBusy: the event loop is so late that an ack would take too long
+
+        :raises ReadOnly:
+        """
+        self.change()
+        if self._lag_s > self.settings.votes_lag_s:
             self._metrics.count("shed.votes")
             raise NodeBusy()

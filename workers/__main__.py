@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
         print(f"usage: python -m workers {'|'.join(ROLES)} [dramatiq options]", file=sys.stderr)
         return EX_USAGE
     role, *options = arguments
-    settings = load_or_exit()
+    settings = load_or_exit(unused={"node", "security"})
     logs.configure(
         settings.log, service="votemill-worker", instance=settings.worker.name, environment=settings.environment
     )

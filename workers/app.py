@@ -26,7 +26,7 @@ def host() -> None:
 
 def _start(role: str) -> None:
     _die_with_master()
-    settings = load_or_exit()
+    settings = load_or_exit(unused={"node", "security"})
     logs.configure(
         settings.log,
         service="votemill-worker",

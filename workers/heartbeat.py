@@ -5,6 +5,7 @@ from pathlib import Path
 
 import redis
 
+from models.runtime.live_settings import LiveSettings
 from models.runtime.logs import LogLevels
 from models.wire.notices import WorkerHeartbeat
 from workers.clock import now_us
@@ -56,6 +57,7 @@ class Heartbeat:
         results: ResultsPublisher,
         notices: Notices,
         levels: LogLevels,
+        live: LiveSettings,
         file: str,
     ) -> None:
         self._worker = worker
@@ -65,6 +67,7 @@ class Heartbeat:
         self._results = results
         self._notices = notices
         self._levels = levels
+        self._live = live
         self._file = Path(file) if file else None
 
     def round(self) -> None:
@@ -79,6 +82,7 @@ class Heartbeat:
     def _redis_answers(self) -> bool:
         try:
             self._levels.apply(self._rooms.log_levels())
+            self._live.take_over(self._rooms.changed_settings())
         except redis.RedisError:
             return False
         return self._results.redis_ok

@@ -8,6 +8,7 @@ import dramatiq
 from dramatiq.middleware import TimeLimit
 
 from models.database import open_database
+from models.runtime.live_settings import LiveSettings
 from models.runtime.logs import LogLevels
 from models.runtime.settings import Settings
 from models.wire import names
@@ -143,6 +144,9 @@ class WorkerProcess:
 
     def _add_background(self) -> None:
         settings = self.settings.worker
+        levels, live = LogLevels(self.settings.log.level), LiveSettings(self.settings)
+        live.watch(lambda changed: levels.change_default(changed.log.level))
+        live.watch(lambda changed: self.results.change(changed.worker.tick_s))
         probe = Probe(self.gate, self.metrics)
         # One name per process, not per instance: a worker's two roles report separately.
         heartbeat = Heartbeat(
@@ -152,7 +156,8 @@ class WorkerProcess:
             self.rooms,
             self.results,
             self.notices,
-            LogLevels(self.settings.log.level),
+            levels,
+            live,
             settings.heartbeat_file,
         )
         sweep = Sweep(self.gate, self.rooms, self.results, self.metrics, settings.sweep_s)

@@ -52,6 +52,10 @@ class ResultsPublisher:
         self.redis_ok = True
         self._thread = threading.Thread(target=self._run, name="results", daemon=True)
 
+    def change(self, tick_s: float) -> None:
+        """Another tick, from the next one on."""
+        self._tick_s = tick_s
+
     @property
     def waiting(self) -> int:
         return len(self._changed)

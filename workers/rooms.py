@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 import redis
 
+from models.runtime.live_settings import Changes
 from models.wire import names
 from models.wire.polls import BrowserRole, PollSnapshot
 
@@ -141,6 +142,13 @@ class Rooms:
     def take_turn(self, name: str, for_s: float) -> bool:
         """True for one caller among all workers, until ``for_s`` seconds are over."""
         return bool(self._redis.set(f"turn:{name}", 1, nx=True, px=max(1, int(for_s * 1000))))
+
+    def changed_settings(self) -> Changes:
+        """What operators have changed for all processes."""
+        fields: dict[bytes, bytes] = self._redis.hgetall(names.SETTINGS_KEY)  # type: ignore[assignment]
+        if not fields:
+            return Changes()
+        return Changes(int(fields[b"version"]), msgspec.json.decode(fields[b"values"]))
 
     def log_levels(self) -> dict[str, str]:
         """Logger name -> level, as an operator has set it for all processes."""

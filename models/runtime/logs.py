@@ -83,6 +83,12 @@ class LogLevels:
         """Logger name -> level; ``root`` is everything that has no level of its own."""
         return {ROOT: self._default, **self._set}
 
+    def change_default(self, level: str) -> None:
+        """Another level for everything that has none of its own."""
+        self._default = level
+        if ROOT not in self._set:
+            logging.getLogger().setLevel(level)
+
     def apply(self, levels: Mapping[str, str]) -> None:
         """Make exactly these hold beside the default; a logger that is named no longer follows the root again."""
         wanted = {name: level for name, level in levels.items() if level in LEVELS}

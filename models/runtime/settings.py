@@ -248,6 +248,7 @@ class BackupSettings(Section):
 
 
 class ShedSettings(Section):
+    read_only: bool
     newcomers_lag_s: Seconds
     newcomers_buffer_share: Annotated[float, Meta(gt=0, le=1)]
     votes_lag_s: Seconds

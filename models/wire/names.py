@@ -81,6 +81,9 @@ NODES_ALIVE_KEY = "nodes:alive"  # sorted set: node id (hex) -> last heartbeat, 
 LOG_LEVELS_KEY = "config:log-levels"  # hash: logger name -> level, as an operator has set it
 
 
+SETTINGS_KEY = "config:settings"  # hash: ``version`` and ``values`` (JSON), what operators have changed at runtime
+
+
 # Socket.IO rooms.
 def poll_room(room_code: str) -> str:
     """Everybody who has joined a poll: participants, hosts, screens."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from models.runtime.settings import SECTIONS, Settings, SettingsError, load
@@ -19,7 +22,7 @@ _START_S = 15  # from the placement of an allocation to its first passed check
 # What each role of the image never uses, and so need not be given (see their calls of load_or_exit).
 _UNUSED = {
     "node": {"database", "worker"},
-    "worker": set[str](),
+    "worker": {"node", "security"},
     "migrate": SECTIONS.keys() - {"database"},
 }
 _SECRET = re.compile(r"(?i)password|secret|token|_key|signing|://[^/{$]*:[^/{$]*@")
@@ -137,7 +140,7 @@ def _settings(resolved: Resolved, name: str, role: str, task: dict[str, Any], gr
         }
     given.pop("VOTEMILL_DATABASE__REPLICA_URL", None)
     try:
-        with _only(given):
+        with TemporaryDirectory() as folder, _only(given | _stand_in_files(given, Path(folder))):
             settings = load(unused=_UNUSED[role])
     except SettingsError as error:
         yield from (f"{name}: {problem}" for problem in error.problems)
@@ -155,6 +158,16 @@ def _times(name: str, role: str, task: dict[str, Any], group: dict[str, Any], se
         to = group["network"]["port"]["http"].get("to")
         if to != settings.node.port:
             yield f"{name}: port http leads to {to}, but the node listens on {settings.node.port}"
+
+
+def _stand_in_files(given: dict[str, str], folder: Path) -> dict[str, str]:
+    """Where a template would put a file of signing keys, one with a key of no value."""
+    name = "VOTEMILL_SECURITY__SIGNING_KEYS_FILE"
+    if name not in given:
+        return {}
+    file = folder / "signing-keys.json"
+    file.write_text(json.dumps({"keys": [{"key": STAND_INS["VOTEMILL_AUDIT__ADDRESS_KEY"]}]}))
+    return {name: str(file)}
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """The image itself, built without a daemon, and its roles on the test stack. Run by ``scripts/image test``."""
 
-import http.client
 import os
+import re
 import signal
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,17 +52,23 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[bytes], log: Pa
         time.sleep(0.1)
 
 
-def first_process(container: int) -> int:
-    """Process 1 of a container, by its number outside."""
-    return int(Path(f"/proc/{container}/task/{container}/children").read_text().split()[0])
+def first_process(container: int) -> int | None:
+    """Process 1 of a container, by its number outside; None while it is just starting."""
+    try:
+        for child in Path(f"/proc/{container}/task/{container}/children").read_text().split():
+            status = Path(f"/proc/{child}/status").read_text()
+            if re.search(r"^NSpid:.*\t1$", status, re.MULTILINE) and "\nUid:\t10001\t" in status:
+                return int(child)
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # a step of the start that has ended meanwhile
+    return None
 
 
 def healthy_inside(container: int) -> bool:
     """The image's own health check, as an orchestrator runs it: in the container, with its /tmp."""
-    try:
-        first = first_process(container)
-    except (FileNotFoundError, IndexError):
-        return False  # it is just starting
+    first = first_process(container)
+    if first is None:
+        return False
     variables_of_first = Path(f"/proc/{first}/environ").read_text().strip("\0").split("\0")
     check = ["nsenter", f"--target={first}", "--mount", "--pid", "--root", "/opt/votemill/docker/run", "healthy"]
     done = subprocess.run(
@@ -88,9 +95,9 @@ def test_a_node_is_ready_for_browsers_and_leaves_when_told(tmp_path: Path) -> No
     settings = {"NODE__NAME": "image", "NODE__HOST": ports.LOOPBACK, "NODE__PORT": str(port)}
     with running(log, "node", **settings) as process:
         wait_for(lambda: run("healthy", **settings).returncode == 0, process, log)
-        connection = http.client.HTTPConnection(ports.LOOPBACK, port, timeout=5)
-        connection.request("GET", "/assets/vendor/socket.io.esm.min.js")
-        assert connection.getresponse().status == 200
+        library = f"http://{ports.LOOPBACK}:{port}/assets/vendor/socket.io.esm.min.js"
+        with urllib.request.urlopen(library, timeout=5) as answer:
+            assert answer.status == 200
         # All that with an account and a file system that let it change nothing
         inside = Path("/proc", str(first_process(process.pid)))
         status = dict(line.split(":\t", 1) for line in (inside / "status").read_text().splitlines())

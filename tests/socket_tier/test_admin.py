@@ -1,10 +1,14 @@
 """What operators change at runtime."""
 
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import redis
 
+from models.wire import names
+from scripts import runtime_settings
 from tests.socket_tier.rest import Rest
 from tests.socket_tier.waiting import eventually
 
@@ -51,3 +55,88 @@ async def test_nobody_else_may(rest: Rest, headers: dict[str, str]) -> None:
 )
 async def test_nonsense_is_refused(rest: Rest, admin: dict[str, str], body: object) -> None:
     assert (await rest.request("PUT", PATH, json=body, headers=admin)).status == 400
+
+
+SETTINGS = "/api/config/settings"
+
+
+@pytest.fixture
+async def taken_back(rest: Rest, admin: dict[str, str]) -> AsyncIterator[None]:
+    """Afterwards all settings are as they were, for the tests after this one."""
+    yield
+    changed = (await rest.get(SETTINGS, headers=admin)).body["changed"]
+    if changed:
+        await rest.request("PUT", SETTINGS, json=dict.fromkeys(changed), headers=admin)
+
+
+@pytest.mark.proves("FR-023", "SC-010", "US4.5")
+@pytest.mark.usefixtures("taken_back")
+async def test_a_changed_setting_holds_on_all_nodes_and_workers(
+    rest: Rest, node_urls: list[str], run_dir: Path, admin: dict[str, str]
+) -> None:
+    # Given where the workers' logs end
+    logs = [run_dir / "log" / f"{name}.log" for name in ("worker-1", "host-worker-1")]
+    ends = [len(log.read_text()) for log in logs]
+    # When settings are changed by way of one node
+    changes = {"shed.newcomers_buffer_share": 0.4, "worker.tick_s": 0.25}
+    answer = await rest.request("PUT", SETTINGS, json=changes, headers=admin)
+    assert answer.status == 200 and answer.body["changed"] == changes
+    # Then they hold at every other
+    for url in node_urls:
+
+        async def share(url: str = url) -> bool:
+            answer = await rest.get(SETTINGS, url=url, headers=admin)
+            return answer.body["settings"]["shed.newcomers_buffer_share"] == 0.4
+
+        await eventually(share, f"the change at {url}")
+    # And in every worker
+    for log, end in zip(logs, ends, strict=True):
+        await eventually(lambda log=log, end=end: "settings_changed" in log.read_text()[end:], f"it in {log.name}")
+
+
+@pytest.mark.proves("FR-028")
+@pytest.mark.usefixtures("taken_back")
+async def test_one_invalid_setting_keeps_all_from_being_changed(rest: Rest, admin: dict[str, str]) -> None:
+    changes = {"shed.newcomers_buffer_share": 0.4, "room.tick_s": -1, "node.port": 1}
+    answer = await rest.request("PUT", SETTINGS, json=changes, headers=admin)
+    assert answer.status == 400 and answer.body["code"] == "invalid_settings"
+    assert "room.tick_s: expected a number" in answer.body["error"] and "node.port" in answer.body["error"]
+    assert (await rest.get(SETTINGS, headers=admin)).body["changed"] == {}
+
+
+@pytest.mark.proves("SC-010")
+@pytest.mark.usefixtures("taken_back")
+async def test_an_emptied_redis_is_told_of_changes_again(rest: Rest, admin: dict[str, str], redis_url: str) -> None:
+    await rest.request("PUT", SETTINGS, json={"room.tick_s": 0.3}, headers=admin)
+    client = redis.from_url(redis_url)
+    client.delete(names.SETTINGS_KEY)
+
+    async def is_back() -> bool:
+        return client.hget(names.SETTINGS_KEY, "values") == b'{"room.tick_s":0.3}'
+
+    await eventually(is_back, "the changes in Redis")
+    client.close()
+
+
+@pytest.mark.proves("FR-012")
+async def test_settings_are_for_administrators(rest: Rest) -> None:
+    read = await rest.get(SETTINGS)
+    write = await rest.request("PUT", SETTINGS, json={"shed.read_only": True}, headers={"Authorization": "Bearer no"})
+    assert (read.status, write.status) == (403, 403)
+
+
+@pytest.mark.proves("SC-010")
+@pytest.mark.usefixtures("taken_back")
+def test_the_command_changes_and_lists_settings(
+    base_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["settings", "--url", base_url, *arguments])
+        return runtime_settings.main()
+
+    assert run("set", "room.tick_s=0.3", "room.results_per_s=3000") == 0
+    assert "* room.tick_s = 0.3" in capsys.readouterr().out
+    assert run("set", "room.tick_s=never") == 1
+    assert "room.tick_s: expected a number" in capsys.readouterr().err
+    assert run("reset", "room.tick_s", "room.results_per_s") == 0
+    assert "  room.results_per_s = 4000" in capsys.readouterr().out

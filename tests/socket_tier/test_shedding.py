@@ -7,7 +7,7 @@ from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import NodeBusy
 from socket_tier.shedding import Shedding
 
-_SETTINGS = ShedSettings(newcomers_lag_s=0.5, newcomers_buffer_share=0.5, votes_lag_s=1.5)
+_SETTINGS = ShedSettings(read_only=False, newcomers_lag_s=0.5, newcomers_buffer_share=0.5, votes_lag_s=1.5)
 
 
 class Node:
