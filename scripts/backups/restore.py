@@ -25,7 +25,8 @@ from scripts.stack.supervision import Supervisor, wait_until
 
 RECOVERS_WITHIN_S = 4 * 3600
 _REACHED = re.compile(r"last completed transaction was at log time (.+)")
-_FAILED = re.compile(r"FATAL: +(?!the database system is|terminating)(.+)\n(?:.*\n)*?.*startup process .* exited")
+_FATAL = re.compile(r"FATAL: +(.+)")
+_HOPELESS = re.compile(r"startup process .* exited with exit code")
 _BEFORE = "cluster.before-restore"
 
 
@@ -72,7 +73,7 @@ def restore_in_place(folder: RunFolder, to: datetime | None) -> None:
     supervisor.stop_programs(["postgres"])
     cluster = (folder.data / "postgres").resolve() / "cluster"
     before = cluster.with_name(_BEFORE)
-    _set_aside(cluster, before)
+    kept = _set_aside(cluster, before)
     log = folder.log("postgres")
     written = log.stat().st_size
     try:
@@ -83,12 +84,12 @@ def restore_in_place(folder: RunFolder, to: datetime | None) -> None:
             _wait_recovered(read_env(folder.env_file)["DATABASE_URL"], log, written)
     except BaseException:
         supervisor.stop_programs(["postgres"])
-        if before.exists():
-            shutil.rmtree(cluster, ignore_errors=True)
+        shutil.rmtree(cluster, ignore_errors=True)
+        if kept:
             before.rename(cluster)
             supervisor.start_program("postgres")
         raise
-    say(f"restored to {reached(log, written)}; what was there before is in {before}")
+    say(f"restored to {reached(log, written)}" + (f"; what was there before is in {before}" if kept else ""))
     if "standby" in supervisor.states():
         supervisor.stop_programs(["standby"])
         supervisor.start_program("standby")  # it finds that its slot is gone, and copies the primary anew
@@ -116,7 +117,7 @@ def restore_beside(folder: RunFolder, to: datetime | None, beside: Path) -> int:
         with step("log from the archive", announce=True):
             _wait_recovered(url, log, 0)
         say(f"restored to {reached(log, 0)}")
-        return _recount(folder, url)
+        return recount(folder, url)
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(60)
@@ -129,11 +130,20 @@ def reached(log: Path, since: int) -> str:
     return found[-1] if found else "the end of the backup"
 
 
-def _set_aside(cluster: Path, before: Path) -> None:
-    """Keep the present files: perhaps they are all that somebody has of what came after the moment."""
-    if cluster.exists():
-        shutil.rmtree(before, ignore_errors=True)
-        cluster.rename(before)
+def recount(folder: RunFolder, url: str) -> int:
+    """Count the votes in a database again; 0 when all tallies are right, as ``scripts/recount`` exits."""
+    done = _python(folder, {"VOTEMILL_DATABASE__URL": url}, "models.recount")
+    say((done.stdout + done.stderr).strip())
+    return done.returncode
+
+
+def _set_aside(cluster: Path, before: Path) -> bool:
+    """Keep the present files, if there are any: perhaps they are all that is left of what came after the moment."""
+    if not cluster.exists():
+        return False
+    shutil.rmtree(before, ignore_errors=True)
+    cluster.rename(before)
+    return True
 
 
 def _copy(folder: RunFolder, to: datetime | None, cluster: Path) -> None:
@@ -147,13 +157,14 @@ def _copy(folder: RunFolder, to: datetime | None, cluster: Path) -> None:
 
 def _wait_recovered(url: str, log: Path, since: int) -> None:
     def failed() -> bool:
-        return _FAILED.search(_tail(log, since)) is not None
+        return _HOPELESS.search(_tail(log, since)) is not None
 
     try:
         wait_until(lambda: _is_recovered(url), RECOVERS_WITHIN_S, "the recovery did not end", log, give_up=failed)
     except StepFailed:
-        why = _FAILED.search(_tail(log, since))
-        raise StepFailed(f"the recovery failed: {why[1]}" if why else "the recovery did not end", log) from None
+        # Whoever asks a server that is starting gets a FATAL of his own.
+        whys = [why for why in _FATAL.findall(_tail(log, since)) if not why.startswith("the database system is")]
+        raise StepFailed(f"the recovery failed: {whys[0] if whys else 'it did not end'}", log) from None
 
 
 def _is_recovered(url: str) -> bool:
@@ -177,12 +188,6 @@ def _after_restore(folder: RunFolder) -> None:
     if done.returncode != 0:
         raise StepFailed(f"{done.stderr.strip()}: scripts/after-restore, when all servers are up")
     say(done.stdout.strip())
-
-
-def _recount(folder: RunFolder, url: str) -> int:
-    done = _python(folder, {"VOTEMILL_DATABASE__URL": url}, "models.recount")
-    say((done.stdout + done.stderr).strip())
-    return done.returncode
 
 
 def _python(folder: RunFolder, more: dict[str, str], module: str) -> subprocess.CompletedProcess[str]:

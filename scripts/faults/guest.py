@@ -8,9 +8,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from models.wire import names
 from scripts.loadtest import codec
 from scripts.loadtest.connection import Connection, ConnectionLost
 from scripts.loadtest.rest import Base
+from scripts.loadtest.updates import UpdateWatch
 
 ANSWER_WITHIN_S = 15.0
 
@@ -46,6 +48,7 @@ class Guest:
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._number = 0
         self.heard: list[str] = []
+        self.results = UpdateWatch()
         self.participant_id = ""
         self.token = ""
         try:
@@ -113,7 +116,10 @@ class Guest:
             if answer is not None and not answer.done():
                 answer.set_result(codec.ack_body(packet, bracket))
         elif packet.startswith(b'42["'):
-            self.heard.append(packet[4 : packet.find(b'"', 4)].decode())
+            event = packet[4 : packet.find(b'"', 4)].decode()
+            self.heard.append(event)
+            if event == names.VOTE_UPDATE:
+                self.results.saw(packet)
         else:
             self._connection.other(packet)
 

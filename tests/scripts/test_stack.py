@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,12 +12,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import psycopg2
 import pytest
 
+from models.database import open_database
+from models.runtime.settings import load
+from models.vote_store import store_batches
+from scripts.faults.victim import Victim
 from scripts.stack import ports, processes
 from scripts.stack.data_folders import ELSEWHERE
 from scripts.stack.run_folder import RunFolder
+from tests.replica.superuser import ask
+from tests.workers import given
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVERS = ("postgres", "rabbitmq", "redis")
@@ -56,9 +64,9 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """PostgreSQL, RabbitMQ and Redis, up."""
+    """PostgreSQL with an archive, RabbitMQ and Redis, up."""
     stack = Stack(tmp_path_factory.mktemp("stack") / "run")
-    result = stack.up()
+    result = stack.up("--backup")
     assert result.returncode == 0, result.stdout + result.stderr
     yield stack
     stack.run("down")
@@ -99,6 +107,50 @@ def test_a_killed_server_is_started_again_with_its_new_pid_in_the_file(stack: St
     wait_for(lambda: stack.pid(name) != before)
     noted = stack.folder / "processes" / f"{name}.noted"
     wait_for(lambda: processes.noted(noted) == stack.pid(name))
+
+
+@pytest.mark.proves("FR-006", "SC-002")
+def test_a_backup_brings_back_a_moment_after_all_files_are_lost(stack: Stack) -> None:
+    # Given a backup, and votes before and after a moment
+    database = open_database(msgspec.structs.replace(load().database, url=_env(stack)["DATABASE_URL"]), "test")
+    poll = given.open_poll(database)
+    done = stack.run("backup")
+    assert done.returncode == 0, done.stdout + done.stderr
+    store_batches(database, [given.votes(poll, 5)], given.now_us())
+    # pgBackRest takes whole seconds: the moment must not lie in the one in which the backup ended.
+    wait_for(lambda: time.time() % 1 > 0.5)
+    wait_for(lambda: time.time() % 1 < 0.5)
+    moment = _sql(stack, "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
+    store_batches(database, [given.votes(poll, 3)], given.now_us())
+    wal = ask(stack.folder, _env(stack)["DATABASE_URL"], "SELECT pg_walfile_name(pg_switch_wal())")
+    wait_for(lambda: _sql(stack, "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver") >= wal)
+    database.close()
+    # When the server is killed and its files are deleted
+    Victim(RunFolder(stack.folder), "postgres").kill_and_hold_down()
+    shutil.rmtree(stack.folder / "data" / "postgres" / "cluster")
+    restored = stack.run("restore", "--to", moment)
+    # Then the votes of then are there, and no others
+    assert restored.returncode == 0, restored.stdout + restored.stderr
+    assert _sql(stack, "SELECT count(*) FROM votes") == "5"
+    assert stack.run("recount").stdout == "0 of the polls differ\n"
+    # And a moment that the archive doesn't have leaves everything as it is
+    refused = stack.run("restore", "--to", "2100-01-01T00:00:00Z")
+    assert refused.returncode == 1
+    assert "recovery ended before configured recovery target was reached" in refused.stdout
+    wait_for(lambda: _answers(stack))
+    assert _sql(stack, "SELECT count(*) FROM votes") == "5"
+    # And the broker's definitions and the settings were copied too, for nobody else to read
+    (exports,) = (stack.folder / "data" / "backup" / "exports").iterdir()
+    definitions = json.loads((exports / "broker-definitions.json").read_text())
+    assert "votemill-votes" in {policy["name"] for policy in definitions["policies"]}
+    assert "VOTEMILL_SECURITY__SIGNING_KEYS" in (exports / "process.env").read_text()
+    assert {file.stat().st_mode & 0o077 for file in (exports, *exports.iterdir())} == {0}
+
+
+def test_a_moment_without_a_time_zone_and_a_stack_without_an_archive_are_refused(stack: Stack, tmp_path: Path) -> None:
+    assert "has no time zone" in stack.run("restore", "--to", "2026-11-25T08:00:00").stderr
+    result = Stack(tmp_path / "run").run("backup")
+    assert (result.returncode, "scripts/up --backup" in result.stdout) == (1, True)
 
 
 def test_what_ctl_stops_stays_stopped_until_it_is_started(stack: Stack) -> None:
@@ -178,9 +230,19 @@ def test_unlimited_is_refused_in_production(tmp_path: Path) -> None:
     assert "refused when VOTEMILL_ENV is production" in result.stdout
 
 
+def _env(stack: Stack) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in (stack.folder / "env").read_text().splitlines())
+
+
+def _answers(stack: Stack) -> bool:
+    try:
+        return _sql(stack, "SELECT 1") == "1"
+    except psycopg2.OperationalError:
+        return False
+
+
 def _sql(stack: Stack, statement: str) -> str:
-    env = dict(line.split("=", 1) for line in (stack.folder / "env").read_text().splitlines())
-    connection = psycopg2.connect(env["DATABASE_URL"])
+    connection = psycopg2.connect(_env(stack)["DATABASE_URL"])
     try:
         with connection, connection.cursor() as cursor:
             cursor.execute(statement)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from models.database import open_database
 from models.runtime.settings import load
+from scripts.faults.victim import Victim
 from scripts.stack.data_folders import ELSEWHERE
 from scripts.stack.run_folder import RunFolder
 from tests.replica.superuser import ask
@@ -147,16 +149,35 @@ def test_down_and_up_keep_both_and_without_the_option_there_is_none(pair: Pair) 
     copies = pair.copies()
     assert pair.run("down").returncode == 0
     wait_for(lambda: not pair.left_running())
-    assert pair.up("--replica").returncode == 0
+    assert pair.up("--replica", "--synchronous").returncode == 0
     # Then the standby is the same one
     pair.arrives("before down")
     assert pair.copies() == copies
+    # And, synchronous now, it must have on its disk what is committed
+    assert _waits_for_the_standby(pair)
     # And without the option there is none, and no process is told of one
     assert pair.run("down").returncode == 0
     pair.environment["VOTEMILL_DATABASE__REPLICA_URL"] = "postgresql://of-another-database/votemill"
     assert pair.up().returncode == 0
     assert "standby" not in pair.run("ctl", "status").stdout
     assert "VOTEMILL_DATABASE__REPLICA_URL=''" in (pair.folder / "process.env").read_text()
+
+
+def _waits_for_the_standby(pair: Pair) -> bool:
+    """Whether a commit waits while the standby is frozen, and ends when it goes on."""
+    waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')"
+    standby = Victim(RunFolder(pair.folder), "standby")
+    with ThreadPoolExecutor() as together:
+        standby.freeze()
+        try:
+            written = together.submit(pair.write, "while the standby was frozen")
+            wait_for(lambda: pair.on("postgres", waiting) or written.done())
+            waited = not written.done()
+        finally:
+            standby.thaw()
+        written.result(30)
+    pair.arrives("while the standby was frozen")
+    return waited
 
 
 def test_a_replica_of_an_existing_database_is_refused(tmp_path: Path) -> None:

@@ -295,8 +295,8 @@ def test_only_one_process_at_a_time(database: Database, make: Make) -> None:
 def test_a_killed_run_is_taken_up_where_it_was(
     database: Database, make: Make, settings: Settings, archive: Path
 ) -> None:
-    # Given a run that is killed while it deletes the second poll's votes
-    polls = [expired_poll(database, 40) for _ in range(3)]
+    # Given a run that is killed while it deletes the first poll's votes
+    polls = [expired_poll(database, 40) for _ in range(2)]
     environment = dict(os.environ) | {
         "VOTEMILL_DATABASE__URL": settings.database.url,
         "VOTEMILL_REDIS__URL": settings.redis.url,
@@ -306,10 +306,10 @@ def test_a_killed_run_is_taken_up_where_it_was(
     }
     command = [sys.executable, "-m", "workers.retention"]
     run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    eventually(lambda: 0 < count(database, "votes", polls[1]) < 40, within_s=30)
+    eventually(lambda: 0 < count(database, "votes", polls[0]) < 40, within_s=30)
     run.send_signal(signal.SIGKILL)
     run.wait()
-    assert count(database, "votes", polls[2]) == 40
+    assert count(database, "votes", polls[1]) == 40
     # When the next one runs, then every archive is whole and nothing is left
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
