@@ -208,7 +208,7 @@ async def test_what_is_no_http_request_is_refused_in_our_words_and_the_connectio
     names = {line.partition(b":")[0].decode().lower() for line in head.splitlines()[1:]}
     assert names >= REQUIRED
     assert b"aiohttp" not in answer and b"Python" not in answer
-    await audited("resource_limit", action="malformed", address=own)
+    await audited("invalid_input", action="not_http", address=own)
 
 
 @pytest.mark.proves("FR-007", "FR-012")
