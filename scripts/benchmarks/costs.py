@@ -54,8 +54,8 @@ def write(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def derive(report: Mapping[str, Any]) -> Costs:
-    """Medians over Votemill's own turns, with 10 000 voters: of a voter's many votes in one transaction only the last is
-    written, so that a few voters who vote all the time cost the workers and PostgreSQL less than an audience.
+    """Medians over Votemill's own turns, with 10 000 voters: of a voter's many votes in one transaction only the last
+    is written, so that a few voters who vote all the time cost the workers and PostgreSQL less than an audience.
 
     The frames with totals that were written while they voted are taken out of the node's cost of a vote. What a message
     costs is what a vote costs more in the small batches of ``equal-rate`` than in large ones: for the node those of

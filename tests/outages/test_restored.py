@@ -1,4 +1,4 @@
-"""A database that was restored to an earlier moment: what browsers were shown since is taken back, by something newer."""
+"""A database restored to an earlier moment: what browsers were shown since is taken back, by something newer."""
 
 from __future__ import annotations
 
