@@ -3,9 +3,48 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import outage_table
+from tests.own_stack import keep_to_own_ports, own_stack, side_by_side, without_group
+
+
+def pytest_configure() -> None:
+    if side_by_side():
+        keep_to_own_ports()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side, a file's tests go to one process together; before them those for which files have named a group."""
+    if not side_by_side():
+        return
+    grouped = [item for item in items if item.get_closest_marker("xdist_group")]
+    others = [item for item in items if not item.get_closest_marker("xdist_group")]
+    for item in others:
+        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    items[:] = grouped + others
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(ids: list[str]) -> None:
+    """Never run without groups: tests would break servers under each other's feet."""
+    if any(nodeid == without_group(nodeid) for nodeid in ids):
+        raise pytest.UsageError("pytest-xdist has not grouped the tests: it needs --dist loadgroup")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Who reads the reports finds a test under the same name, however it was run."""
+    if not side_by_side():
+        report.nodeid = without_group(report.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    outage_table.show(terminalreporter)
 
 
 def _from_run_folder(name: str) -> str:
@@ -46,3 +85,17 @@ def amqp_url() -> str:
 @pytest.fixture(scope="session")
 def redis_url() -> str:
     return _from_run_folder("REDIS_URL")
+
+
+@pytest.fixture(scope="session")
+def breakable_run_dir() -> Iterator[Path]:
+    """The run folder of a stack that nobody else uses meanwhile; tests.breakable leads a file's tests to it.
+
+    Side by side it is a stack of this process's own, otherwise the one that all tests use.
+    """
+    shared = Path(_from_run_folder("RUN_DIR"))
+    if not side_by_side():
+        yield shared
+        return
+    with own_stack(shared, "breakable", "--nodes", "2") as folder:
+        yield folder

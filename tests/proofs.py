@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ RESULTS = "proofs.json"
 SEVERITY = ("passed", "skipped", "failed")
 
 
+@cache
 def known_ids() -> dict[str, str]:
     """Each id of the specification with its sentence, in the specification's order."""
     sections = tomllib.loads(REQUIREMENTS.read_text())
@@ -33,7 +35,7 @@ def ids_of(item: pytest.Item) -> list[str]:
     :raises pytest.UsageError: an id that the specification does not have
     """
     ids = [identifier for mark in item.iter_markers("proves") for identifier in mark.args]
-    unknown = sorted(set(ids) - set(known_ids()))
+    unknown = sorted(set(ids) - known_ids().keys())
     if unknown:
         raise pytest.UsageError(
             f"{item.nodeid} proves {', '.join(unknown)}, which tests/requirements.toml doesn't have"
@@ -61,7 +63,8 @@ def stored_results(folder: Path) -> dict[str, str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(ResultKeeper(), "proof-results")
+    if not hasattr(config, "workerinput"):  # processes of pytest-xdist report to the one that has started them
+        config.pluginmanager.register(ResultKeeper(), "proof-results")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

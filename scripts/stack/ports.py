@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from collections.abc import Collection
@@ -40,9 +41,14 @@ def next_free(port: int) -> int:
 
 
 def any_free(used: Collection[int] = ()) -> int:
-    """A free port that nobody is likely to choose in the same moment, and none of ``used``."""
-    candidates = random.sample(range(FIRST, LAST), 500)
-    return next(port for port in candidates if port not in used and is_free(port))
+    """A free port that nobody is likely to choose in the same moment, and none of ``used``.
+
+    Where STACK_PORTS names a range (``21000-22000``) it is one of those: programs that start and stop servers at the
+    same time don't take each other's ports.
+    """
+    first, _, end = os.environ.get("STACK_PORTS", f"{FIRST}-{LAST}").partition("-")
+    candidates = range(int(first), int(end))
+    return next(port for port in random.sample(candidates, len(candidates)) if port not in used and is_free(port))
 
 
 if __name__ == "__main__":

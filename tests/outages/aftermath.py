@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from scripts.faults import toll
 from scripts.faults.load import Load, describe_findings
 from scripts.faults.stack import RunningStack
 from scripts.loadtest import rest
-from tests.outages import table
+from tests import outage_table
 
 LIVE_AGAIN_WITHIN_S = 5.0
 _SETTLE_S = 20.0
@@ -20,9 +22,10 @@ _GROWTH_MB = 300.0
 class Aftermath:
     """Remembers what our processes used before, and demands clean accounts, live results and rest after."""
 
-    def __init__(self, stack: RunningStack, fault: str) -> None:
+    def __init__(self, stack: RunningStack, fault: str, record_property: Callable[[str, object], None]) -> None:
         self._stack = stack
         self._fault = fault
+        self._record = record_property
         self._memory_mb = toll.memory_mb(stack.ours())
 
     def demand(self, load: Load, recovered_at: float) -> None:
@@ -30,7 +33,7 @@ class Aftermath:
         live = load.hears_results(recovered_at, LIVE_AGAIN_WITHIN_S)
         assert live, f"no new results in every room within {LIVE_AGAIN_WITHIN_S} s of the recovery"
         result = load.settle(_SETTLE_S)
-        table.add(self._fault, result)
+        self._record(*outage_table.row(self._fault, result))
         assert result["clean"], describe_findings(result)
         assert result["answers_complete"], "some votes never got an answer"
         assert result["updates"]["went_back"] == 0, "a browser saw an older version after a newer one"

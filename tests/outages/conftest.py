@@ -14,24 +14,21 @@ from scripts.faults.guest import Guest
 from scripts.faults.load import OPTIONS, Load, Size
 from scripts.faults.stack import RunningStack
 from scripts.loadtest import rest
-from tests.outages import table
+from tests.breakable import addresses, amqp_url, base_url, database_url, node_urls, redis_url, run_dir
 from tests.outages.aftermath import Aftermath
+from tests.own_stack import side_by_side
+
+__all__ = ["addresses", "amqp_url", "base_url", "database_url", "node_urls", "redis_url", "run_dir"]
 
 Drill = Callable[[str], AbstractContextManager[Load]]
 HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Last of all: whoever comes after a test that breaks the stack would wait for it to recover."""
+    """Last of all where there is one stack: whoever came after a test that breaks it would wait for it to recover."""
     ours = [item for item in items if HERE in item.path.parents]
-    items[:] = [item for item in items if HERE not in item.path.parents] + ours
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    rows = table.rows()
-    if rows:
-        terminalreporter.section("outages")
-        terminalreporter.write_line(table.render(rows))
+    if not side_by_side():
+        items[:] = [item for item in items if HERE not in item.path.parents] + ours
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +66,7 @@ def guest(stack: RunningStack, side_room: rest.Room) -> Iterator[Guest]:
 
 
 @pytest.fixture
-def drill(stack: RunningStack) -> Drill:
+def drill(stack: RunningStack, record_property: Callable[[str, object], None]) -> Drill:
     """``with drill("what breaks") as load:`` break it and mend it inside; afterwards everything is asked for.
 
     The end of the block is the moment of recovery.
@@ -77,7 +74,7 @@ def drill(stack: RunningStack) -> Drill:
 
     @contextmanager
     def run(fault: str) -> Iterator[Load]:
-        aftermath = Aftermath(stack, fault)
+        aftermath = Aftermath(stack, fault, record_property)
         with Load(stack, Size()) as load:
             load.begin()
             try:

@@ -11,7 +11,9 @@ import pytest
 
 from scripts.faults.schedule import FREEZE, HOLD_DOWN, KILL, schedule
 from scripts.faults.stack import RunningStack
+from tests.breakable import first_stack
 
+pytestmark = first_stack
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["postgres", "rabbitmq", "redis", "node-1", "node-2", "worker-1", "host-worker-1"]
 

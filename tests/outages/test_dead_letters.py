@@ -16,14 +16,17 @@ from models.wire import names
 from scripts.faults.guest import Guest
 from scripts.loadtest import rest
 from scripts.stack.supervision import wait_until
+from tests.breakable import first_stack
+from tests.own_stack import plain_environment
 
+pytestmark = first_stack
 ROOT = Path(__file__).resolve().parents[2]
 _OPTION = 1
 
 
 def dead_letters(run_dir: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [str(ROOT / "scripts" / "dead-letters"), "--run-dir", str(run_dir), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=plain_environment(), capture_output=True, text=True, timeout=60, check=False)
 
 
 def listed(run_dir: Path) -> list[str]:

@@ -6,7 +6,10 @@ import pytest
 
 from scripts.faults import everything
 from scripts.faults.stack import RunningStack
+from tests.breakable import first_stack
 from tests.outages.conftest import Drill
+
+pytestmark = first_stack
 
 
 @pytest.mark.timeout(240)

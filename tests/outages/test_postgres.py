@@ -9,9 +9,11 @@ from scripts.faults.load import Load
 from scripts.faults.stack import RunningStack
 from scripts.loadtest import rest
 from scripts.stack.supervision import wait_until
+from tests.breakable import first_stack
 from tests.outages import probes
 from tests.outages.conftest import Drill
 
+pytestmark = first_stack
 _ANSWER_S = 6.0  # two bounded waits of the node, on a busy machine
 
 

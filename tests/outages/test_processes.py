@@ -11,8 +11,10 @@ import pytest
 from scripts.faults.load import Load
 from scripts.faults.stack import RunningStack
 from scripts.stack.supervision import wait_until
+from tests.breakable import second_stack
 from tests.outages.conftest import Drill
 
+pytestmark = second_stack
 _STUCK = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 

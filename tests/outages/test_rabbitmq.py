@@ -9,9 +9,11 @@ from scripts.faults.load import Load
 from scripts.faults.stack import RunningStack
 from scripts.loadtest import rest
 from scripts.stack.services import rabbitmq
+from tests.breakable import second_stack
 from tests.outages import probes
 from tests.outages.conftest import Drill
 
+pytestmark = second_stack
 _PUBLISH_TIMEOUT_S = 5.0  # what was in flight when it hung is answered after this
 _AT_ONCE_S = 1.0
 _MORE_THAN_ANY_DISK = "1000000GB"

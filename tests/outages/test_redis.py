@@ -11,9 +11,11 @@ from scripts.faults.load import Load
 from scripts.faults.stack import RunningStack
 from scripts.loadtest import rest
 from scripts.stack.supervision import wait_until
+from tests.breakable import second_stack
 from tests.outages import probes
 from tests.outages.conftest import Drill
 
+pytestmark = second_stack
 _ANSWER_S = 6.0
 
 

@@ -11,6 +11,10 @@ from scripts.backups.drill import Screen
 from scripts.faults.stack import RunningStack
 from scripts.loadtest import rest
 from scripts.stack.run_folder import ROOT
+from tests.breakable import first_stack
+from tests.own_stack import plain_environment
+
+pytestmark = first_stack
 
 # In the order in which they may be put back.
 TABLES = {
@@ -59,7 +63,8 @@ def test_browsers_accept_the_results_and_the_state_of_an_earlier_moment(stack: R
     closed = rest.totals(stack.nodes[0], screen.room.code)
     # When the database is restored to before the last vote and the close
     put_back(stack)
-    done = subprocess.run([ROOT / "scripts" / "after-restore"], capture_output=True, text=True, timeout=60)
+    command = [ROOT / "scripts" / "after-restore", "--run-dir", stack.folder.path]
+    done = subprocess.run(command, env=plain_environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     # Then it shows what is stored, in a newer version
     screen.shows([1, 0, 0, 0])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import http.client
 import io
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +15,10 @@ import pytest
 from scripts.faults.guest import Guest
 from scripts.faults.stack import RunningStack
 from scripts.loadtest import rest
-from scripts.stack import ports
 from scripts.stack.supervision import wait_until
+from tests.own_stack import own_stack
 from tests.replica.superuser import ask
 
-ROOT = Path(__file__).resolve().parents[2]
 SOON_S = 30
 MAX_LAG_S = 4  # longer than any test needs while it holds the replay
 
@@ -117,22 +114,9 @@ def export(node: rest.Base, room: rest.Room) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def replica_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaStack]:
-    folder = tmp_path_factory.mktemp("replica") / "run"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("VOTEMILL_")}
-    environment["VOTEMILL_DATABASE__REPLICA_MAX_LAG_S"] = str(MAX_LAG_S)
-
-    def run(*command: str | Path) -> None:
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    try:
-        port = str(ports.next_free(4300))
-        run("scripts/up", "--replica", "--detach", "--unlimited", "--run-dir", folder, "--port", port)
+def replica_stack(run_dir: Path) -> Iterator[ReplicaStack]:
+    with own_stack(run_dir, "replica", "--replica", settings={"DATABASE__REPLICA_MAX_LAG_S": str(MAX_LAG_S)}) as folder:
         yield ReplicaStack(folder)
-    finally:
-        run("scripts/down", "--run-dir", folder)
-        run(ROOT / ".venv/bin/python", "-m", "scripts.stack.wipe", "--run-dir", folder)
 
 
 @pytest.fixture(scope="module")

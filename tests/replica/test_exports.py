@@ -15,6 +15,7 @@ from models.runtime.settings import load
 from scripts.faults.guest import Guest
 from scripts.loadtest import rest
 from scripts.stack.supervision import wait_until
+from tests.own_stack import on_own_servers
 from tests.replica.conftest import SOON_S, ReplicaStack, Witness, export
 from tests.workers import given
 from workers.database_gate import DatabaseGate
@@ -22,7 +23,7 @@ from workers.metrics import WorkerMetrics
 from workers.replica import ReplicaReads
 from workers.rooms import Rooms
 
-pytestmark = pytest.mark.proves("FR-034")
+pytestmark = [on_own_servers, pytest.mark.proves("FR-034")]
 
 
 @pytest.fixture

@@ -23,9 +23,11 @@ from scripts.faults.victim import Victim
 from scripts.stack import ports, processes
 from scripts.stack.data_folders import ELSEWHERE
 from scripts.stack.run_folder import RunFolder
+from tests.own_stack import on_own_servers
 from tests.replica.superuser import ask
 from tests.workers import given
 
+pytestmark = on_own_servers
 ROOT = Path(__file__).resolve().parents[2]
 SERVERS = ("postgres", "rabbitmq", "redis")
 
@@ -63,9 +65,9 @@ class Stack:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(run_dir: Path) -> Iterator[Stack]:
     """PostgreSQL with an archive, RabbitMQ and Redis, up."""
-    stack = Stack(tmp_path_factory.mktemp("stack") / "run")
+    stack = Stack(run_dir / "stacks" / "servers")
     result = stack.up("--backup")
     assert result.returncode == 0, result.stdout + result.stderr
     yield stack

@@ -19,11 +19,12 @@ from models.runtime.settings import load
 from scripts.faults.victim import Victim
 from scripts.stack.data_folders import ELSEWHERE
 from scripts.stack.run_folder import RunFolder
+from tests.own_stack import on_own_servers
 from tests.replica.superuser import ask
 from tests.scripts.test_stack import Stack, wait_for
 from tests.workers import given
 
-pytestmark = pytest.mark.proves("FR-034")
+pytestmark = [on_own_servers, pytest.mark.proves("FR-034")]
 
 
 class Pair(Stack):
@@ -64,8 +65,8 @@ class Pair(Stack):
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    pair = Pair(tmp_path_factory.mktemp("pair") / "run")
+def pair(run_dir: Path) -> Iterator[Pair]:
+    pair = Pair(run_dir / "stacks" / "pair")
     result = pair.up("--replica")
     assert result.returncode == 0, result.stdout + result.stderr
     yield pair

@@ -26,6 +26,7 @@ import pytest
 from models.runtime.hashed_addresses import hashed_address
 from models.runtime.settings import load
 from scripts.stack.ports import LOOPBACK, any_free
+from tests.own_stack import process_number
 from tests.socket_tier.conftest import kind, new_browser, node_process, rest
 from tests.socket_tier.waiting import eventually
 from tests.web.conftest import browser, chromium_path, playwright_driver
@@ -45,6 +46,7 @@ Audited = Callable[..., Awaitable[dict[str, Any]]]
 class GuardedNode:
     """A node of its own process. ``log`` is its log file."""
 
+    name: str
     url: str
     pid: int
     log: Path
@@ -71,6 +73,7 @@ def strict_node(run_dir: Path) -> Iterator[GuardedNode]:
 @contextmanager
 def guarded_node(run_dir: Path, name: str, **settings: str) -> Iterator[GuardedNode]:
     """Run a node of the stack's, with some settings changed (``LIMITS__UNLIMITED="true"``)."""
+    name = f"{name}-of-{process_number()}"
     port = any_free()
     log = run_dir / "log" / f"{name}.log"
     changed = {"LIMITS__UNLIMITED": "false", "NODE__NAME": name, "NODE__PORT": str(port), "LOG__JSON": "true"}
@@ -80,7 +83,7 @@ def guarded_node(run_dir: Path, name: str, **settings: str) -> Iterator[GuardedN
     with log.open("w") as out:
         process = subprocess.Popen([sys.executable, "-m", "socket_tier"], env=env, stdout=out, stderr=out)
         try:
-            node = GuardedNode(f"http://{LOOPBACK}:{port}", process.pid, log)
+            node = GuardedNode(name, f"http://{LOOPBACK}:{port}", process.pid, log)
             _wait_healthy(node, process)
             yield node
             assert process.poll() is None, f"{name} has ended; see {log}"
@@ -109,7 +112,7 @@ def _wait_healthy(node: GuardedNode, process: subprocess.Popen[bytes]) -> None:
 @pytest.fixture
 def new_address() -> Callable[[], str]:
     """Addresses that nobody has come from before in this run."""
-    return lambda: "10.77.{}.{}".format(*divmod(next(_addresses), 250))
+    return lambda: "10.{}.{}.{}".format(77 + process_number(), *divmod(next(_addresses), 250))
 
 
 @pytest.fixture

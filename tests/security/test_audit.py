@@ -121,12 +121,14 @@ async def test_a_foreign_page_that_connects_is_refused_and_on_record(
 @pytest.mark.parametrize(
     "packet", ['42["submit-vote",', '451-["join",{"_placeholder":true,"num":0}]', "42" + "[" * 20_000]
 )
-async def test_a_packet_that_cant_be_read_is_on_record(node: GuardedNode, audited: Audited, packet: str) -> None:
+async def test_a_packet_that_cant_be_read_is_on_record(
+    node: GuardedNode, address: str, audited: Audited, packet: str
+) -> None:
     code = {"4": "malformed_packet"}.get(packet[0])
     code = "payload_too_large" if len(packet) > 16_384 else "invalid_payload" if packet.startswith("45") else code
-    async with raw_socket(node.url) as socket:
+    async with raw_socket(node.url, headers={FORWARDED: address}) as socket:
         await socket.send(packet)
-        await audited("invalid_input", action=code)
+        await audited("invalid_input", address=address, action=code)
 
 
 @pytest.mark.proves("FR-012")
@@ -159,7 +161,7 @@ async def test_what_hosts_and_administrators_do_is_on_record(
 
 @pytest.mark.proves("FR-012", "FR-024")
 async def test_which_keys_a_node_signs_with_is_on_record_without_the_keys(node: GuardedNode, audited: Audited) -> None:
-    row = await audited("signing_keys_in_use", action="guarded-1")
+    row = await audited("signing_keys_in_use", action=node.name)
     keys = load().security.key_ring().usable()
     assert row["details"]["keys"].split() == [fingerprint(key) for key in keys]
     assert row["details"]["keys"] not in " ".join(keys)

@@ -205,11 +205,13 @@ async def test_votes_of_a_room_and_of_an_address_are_limited_over_all_their_sess
 
 
 @pytest.mark.proves("FR-009", "FR-012")
-async def test_a_session_that_floods_with_events_is_refused(strict_node: GuardedNode, audited: Audited) -> None:
-    async with raw_socket(strict_node.url) as socket:
+async def test_a_session_that_floods_with_events_is_refused(
+    strict_node: GuardedNode, address: str, audited: Audited
+) -> None:
+    async with raw_socket(strict_node.url, headers={FORWARDED: address}) as socket:
         codes = [(await socket.refusal("submit-vote", "null"))["code"] for _ in range(35)]
     assert codes == ["invalid_payload"] * 30 + ["rate_limited"] * 5
-    await audited("rate_limited", action="events-per-session")
+    await audited("rate_limited", address=address, action="events-per-session")
 
 
 @pytest.mark.proves("FR-009")

@@ -10,6 +10,7 @@ import aiohttp
 import psycopg2
 import pytest
 
+from tests.own_stack import process_number
 from tests.socket_tier.browsers import JS_KINDS, POLLING_ONLY, Browser, JsBrowser, NodeProcess, PythonBrowser
 from tests.socket_tier.extra_node import ExtraNode
 from tests.socket_tier.rest import Poll, Rest
@@ -37,7 +38,7 @@ def stock_node(request: pytest.FixtureRequest, run_dir: Path) -> ExtraNode:
     """A node with ``node.transport = "stock"`` beside those of the stack, for as long as this folder's tests run."""
     folder = next(parent for parent in request.node.iter_parents() if parent.path == HERE)
     if _STOCK_NODE not in folder.stash:
-        log = run_dir / "log" / "node-stock.log"
+        log = run_dir / "log" / f"node-stock-of-{process_number()}.log"
         folder.stash[_STOCK_NODE] = ExtraNode("node-stock", log, NODE__TRANSPORT="stock")
         folder.addfinalizer(folder.stash[_STOCK_NODE].stop)
     return folder.stash[_STOCK_NODE]

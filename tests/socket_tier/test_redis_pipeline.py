@@ -29,7 +29,8 @@ def metrics() -> NodeMetrics:
 
 @pytest.fixture
 async def pipeline(redis_url: str) -> AsyncIterator[RedisPipeline]:
-    pipeline = RedisPipeline(settings(redis_url), metrics())
+    """To a database in which no node looks for dead ones."""
+    pipeline = RedisPipeline(settings(redis_url.removesuffix("/0") + "/1"), metrics())
     yield pipeline
     await pipeline.close()
 

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from scripts.faults.stack import RunningStack
+from tests.breakable import addresses, base_url, database_url, first_stack, node_urls, redis_url, run_dir
 from tests.socket_tier.balancer import COOKIE, Balancer, hammering
 from tests.socket_tier.browsers import KINDS, POLLING_ONLY, Ack, Browser
 from tests.socket_tier.conftest import NewBrowser
@@ -20,6 +21,10 @@ from tests.socket_tier.test_joining import choice_of
 from tests.socket_tier.transport.clients import Poller, open_socket
 from tests.socket_tier.waiting import eventually
 
+# Nodes are stopped and frozen, and connections counted.
+__all__ = ["addresses", "base_url", "database_url", "node_urls", "redis_url", "run_dir"]
+
+pytestmark = first_stack
 _SLOW_START_S = 5
 _HELD_AT_MOST_S = 10.0  # a call by a node that hangs; see the balancer's configuration
 _SAID_SO_ITSELF = "reason: Layer7 wrong status, code: 503"

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from models.runtime.settings import BudgetSettings, Settings, load
-from scripts.stack.ports import LOOPBACK, next_free
+from scripts.stack.ports import LOOPBACK, any_free
 from socket_tier.limits import Allowance, Limits
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import RateLimited
@@ -121,7 +121,7 @@ async def test_a_refused_address_is_let_in_again_when_the_window_has_passed(addr
 
 @pytest.mark.proves("FR-009", "FR-038")
 async def test_without_redis_each_node_limits_by_itself(address: str) -> None:
-    async with node(redis_url=f"redis://{LOOPBACK}:{next_free(23500)}/0") as alone:
+    async with node(redis_url=f"redis://{LOOPBACK}:{any_free()}/0") as alone:
         alone.grant(address, BURST - 1)
         await alone.round()
         # Then it is counted, nobody is refused for it, and the local limit holds

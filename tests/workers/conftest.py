@@ -1,12 +1,10 @@
 """What the worker tests stand on: real servers, and nothing shared with a stack that may be running on them.
 
-A database of its own, a Redis server of its own (pub/sub channels don't know databases), and command queues with names
-of their own on the shared RabbitMQ.
+A database of its own, a Redis server of its own (pub/sub channels don't know databases), and command queues and an
+exchange with names of their own on the shared RabbitMQ.
 """
 
-import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -28,11 +26,14 @@ from models.wire import names
 from models.wire.commands import ROUTES
 from models.wire.envelope import wrap
 from models.wire.notices import Notice
+from scripts.stack.ports import any_free
 from workers import topology
 from workers.process import WorkerProcess
 
+PATIENCE_S = 15.0  # On a busy machine everything is late, nothing is missing.
 
-def eventually(condition: Callable[[], Any], within_s: float = 5) -> Any:
+
+def eventually(condition: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
     """The condition's first true value; fails when there is none in time."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
@@ -56,8 +57,7 @@ class RedisServer:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        # Below the ephemeral range, so that nobody takes the port while the server is away.
-        self.port = next(port for port in range(21_000 + os.getpid() % 5000, 32_000) if _is_free(port))
+        self.port = any_free()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -75,11 +75,6 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
             self._process = None
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def _answers(client: redis.Redis) -> bool:
@@ -151,17 +146,22 @@ def no_database(database_url: str, worker_database_url: str) -> Iterator[Callabl
 
 @pytest.fixture
 def queues(monkeypatch: pytest.MonkeyPatch, amqp: "Amqp") -> Iterator[dict[str, str]]:
-    """Command queues for one test: the usual name -> the name for this test."""
+    """Command queues for one test, and an exchange for its nodes: the usual name of a queue -> the name for this test.
+
+    The stack's nodes must hear nothing of these workers, whose database goes away, nor the test of the stack's.
+    """
     run = uuid4().hex[:8]
     private = {queue: f"test-{run}.{queue}" for queue in names.COMMAND_QUEUES}
     for command, (actor, queue) in list(ROUTES.items()):
         monkeypatch.setitem(ROUTES, command, (actor, private[queue]))
     monkeypatch.setattr(names, "COMMAND_QUEUES", tuple(private.values()))
+    monkeypatch.setattr(names, "NODES_EXCHANGE", f"test-{run}.nodes")
     topology.declare(amqp.channel)
     yield private
     for queue in private.values():
         for name in (queue, f"{queue}.DQ", f"{queue}.dead"):
             amqp.channel.queue_delete(name)
+    amqp.channel.exchange_delete(names.NODES_EXCHANGE)
 
 
 class Amqp:
@@ -175,7 +175,7 @@ class Amqp:
         queue, body = wrap(command, correlation_id)
         self.channel.basic_publish("", queue, body)
 
-    def take(self, queue: str, within_s: float = 5) -> tuple[dict[str, Any], bytes]:
+    def take(self, queue: str, within_s: float = PATIENCE_S) -> tuple[dict[str, Any], bytes]:
         """Headers and body of the queue's next message."""
 
         def get() -> tuple[dict[str, Any], bytes] | None:
@@ -207,7 +207,7 @@ class Node:
         amqp.channel.queue_bind(queue, names.NODES_EXCHANGE)
         self._queue = queue
 
-    def hears(self, kind: type, within_s: float = 5) -> Any:
+    def hears(self, kind: type, within_s: float = PATIENCE_S) -> Any:
         """The next notice of this type; others are passed over."""
         deadline = time.monotonic() + within_s
         while True:
@@ -218,7 +218,7 @@ class Node:
 
 
 @pytest.fixture
-def node(amqp: Amqp) -> Node:
+def node(amqp: Amqp, queues: dict[str, str]) -> Node:
     return Node(amqp)
 
 

@@ -90,21 +90,23 @@ def test_a_room_that_is_not_in_redis_is_not_made_by_a_mere_update(process, cache
     assert not cache.exists(names.room_key(poll.room_code))
 
 
-def test_changes_within_a_tick_are_published_together_first_and_last(process, cache, database, emitted):
+def test_changes_within_a_tick_are_published_together_first_and_last(process, cache, database, emitted, settings):
     poll = given.open_poll(database)
     process.rooms.store([poll], create=True)
     emitted()
-    # When twenty changes follow each other within about a tick
+    # When twenty changes follow each other, within about a tick unless the machine is busy
+    began = time.monotonic()
     for _ in range(20):
         latest = cast(database, poll)
         process.results.mark([poll.poll_id])
         time.sleep(0.005)
     # Then the newest is published in the end, and far from each one
     eventually(lambda: shown(cache, poll).version == latest.version)
+    took_s = time.monotonic() - began
     versions = emitted()[poll.room_code]
     assert versions == sorted(versions)
     assert versions[-1] == latest.version
-    assert len(versions) <= 5
+    assert len(versions) <= 2 + took_s / settings.worker.tick_s
 
 
 @pytest.mark.proves("FR-003", "FR-038")

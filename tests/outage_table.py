@@ -1,39 +1,41 @@
-"""The table of outages: one row each, written to the run folder and shown at the end."""
+"""The table of outages: one row each, which travels with its test's report and is shown when the run ends."""
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
-_rows: list[dict[str, Any]] = []
+import pytest
+
 COLUMNS = ("fault", "voters noticed", "longest pause", "votes acked", "votes counted")
+_PROPERTY = "outage"
+
+Row = dict[str, str]
 
 
-def add(fault: str, result: dict[str, Any]) -> None:
-    """Enter an outage's result; replaces an earlier one of the same fault."""
-    row = {
+def row(fault: str, result: dict[str, Any]) -> tuple[str, Row]:
+    """An outage's result as a user property of its test."""
+    return _PROPERTY, {
         "fault": fault,
         "voters noticed": _noticed(result),
         "longest pause": f"{result['longest_pause_s']:.1f} s",
         "votes acked": f"{result['acked']:,}",
         "votes counted": _counted(result),
     }
-    _rows[:] = [known for known in _rows if known["fault"] != fault] + [row]
-    if run_dir := os.environ.get("RUN_DIR"):
-        (Path(run_dir) / "outages.json").write_text(json.dumps(_rows, indent=1))
 
 
-def rows() -> list[dict[str, Any]]:
-    """Those of this run, in order."""
-    return list(_rows)
+def show(reporter: pytest.TerminalReporter) -> None:
+    """Print the rows that the run's tests have brought, if any."""
+    reports = [report for found in reporter.stats.values() for report in found if getattr(report, "when", "") == "call"]
+    rows = [value for report in reports for name, value in report.user_properties if name == _PROPERTY]
+    if rows:
+        reporter.section("outages")
+        reporter.write_line(render(rows))
 
 
-def render(shown: list[dict[str, Any]]) -> str:
+def render(rows: list[Row]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(str(row[column]) for column in COLUMNS) + " |" for row in shown]
+    lines += ["| " + " | ".join(row[column] for column in COLUMNS) + " |" for row in rows]
     return "\n".join(lines)
 
 
