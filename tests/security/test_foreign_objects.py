@@ -238,24 +238,3 @@ async def test_a_session_that_somebody_else_chose_is_nobodys(
     # And a transport session under a chosen name doesn't come to be
     chosen = f"/socket.io/?EIO=4&transport=polling&sid={uuid4().hex[:20]}"
     assert (await rest.get(chosen, url=node.url)).status == 400
-
-
-@pytest.mark.proves("FR-009", "SC-011", "US2.2")
-async def test_a_spammer_who_connects_anew_gets_no_fresh_allowance(
-    rest: Rest, node: GuardedNode, new_browser: NewBrowser, address: str
-) -> None:
-    # Given a spammer who has used up the votes of ten seconds
-    poll = await rest.open_poll()
-    token, granted = None, 0
-    for _ in range(3):
-        # When it comes back by a new connection, or by a second one beside it, as the same participant
-        tabs = [await new_browser(node.url, headers={FORWARDED: address}).connect() for _ in range(2)]
-        for tab in tabs:
-            joined = await tab.join(poll.code, "Spammer", token)
-            token = joined["participantToken"]
-            for _ in range(4):
-                granted += (await tab.vote(poll.code, joined, granted % 3))["success"]
-        for tab in tabs:
-            await tab.close()
-    # Then it has had ten votes all in all
-    assert granted == 10

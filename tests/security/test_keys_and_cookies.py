@@ -1,7 +1,7 @@
 """Keys that are rotated under running nodes, the host modes, and cookies, on two nodes set up for it.
 
 The first is as in production: cookies are secure, and only the token makes a host. On the second everybody in a room is
-its host. Both sign with the keys of one file.
+its host. Both sign with the keys of one file, and limit votes over minutes, so that no test has to hurry.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from uuid import uuid4
@@ -42,7 +43,7 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def nodes(run_dir: Path, key_file: Path) -> Iterator[list[GuardedNode]]:
-    keys = {"SECURITY__SIGNING_KEYS_FILE": str(key_file)}
+    keys = {"SECURITY__SIGNING_KEYS_FILE": str(key_file), "LIMITS__VOTES_PER_SESSION_WINDOW_S": "300"}
     strict = {"SECURITY__SECURE_COOKIES": "true", "SECURITY__HOST_AUTH": "token", "NODE__PUBLIC_URL": ""}
     with ExitStack() as running:
         yield [
@@ -241,6 +242,33 @@ async def test_a_host_header_gets_into_no_link(rest: Rest, nodes: list[GuardedNo
         assert "evil" not in answer.text
     answer = await rest.request("POST", "/api/polls", url=nodes[0].url, json=new, headers={"Host": "127.0.0.1:3000"})
     assert answer.body["joinUrl"] == f"http://127.0.0.1:3000/j/{answer.body['roomCode']}"
+
+
+@pytest.mark.proves("FR-009", "FR-012", "SC-011", "US2.2")
+async def test_a_spammer_who_connects_anew_gets_no_fresh_allowance(
+    rest: Rest, new_browser: NewBrowser, nodes: list[GuardedNode], poll: Poll, address: str, audited: Audited
+) -> None:
+    # Given an open poll whose host hears who comes and goes
+    node = nodes[0]
+    host = await new_browser(node.url).connect()
+    assert (await host.call("join", {"roomCode": poll.code, "hostToken": poll.host_token}))["role"] == "host"
+    assert (await host.change(poll.code, "open"))["success"]
+    token, granted = None, 0
+    for times_gone in (1, 2):
+        # When a spammer votes by two connections at once, leaves, and comes back as the same participant
+        tabs = [await new_browser(node.url, headers={FORWARDED: address}).connect() for _ in range(2)]
+        for tab in tabs:
+            joined = await tab.join(poll.code, "Spammer", token)
+            token = joined["participantToken"]
+            for _ in range(4):
+                granted += (await tab.vote(poll.code, joined, granted % 3))["success"]
+        for tab in tabs:
+            await tab.close()
+        gone = partial(host.heard, "participant-left", nickname="Spammer")
+        await eventually(lambda gone=gone, times=times_gone: len(gone()) == times, "the spammer to be gone")
+    # Then it has had ten votes all in all
+    assert granted == 10
+    await audited("rate_limited", action="votes-per-session", address=address)
 
 
 def test_the_command_shows_the_keys_of_a_stack_and_says_what_it_needs(run_dir: Path, tmp_path: Path) -> None:
