@@ -92,7 +92,9 @@ def test_it_holds_what_runs_and_no_tools(root: Path) -> None:
 
 def test_a_node_is_ready_for_browsers_and_leaves_when_told(tmp_path: Path) -> None:
     port, log = ports.free_ports(["node"], {}, taken=set())["node"], tmp_path / "node.log"
-    settings = {"NODE__NAME": "image", "NODE__HOST": ports.LOOPBACK, "NODE__PORT": str(port)}
+    # The stack's file of keys is not in the container.
+    own_keys = {"SECURITY__SIGNING_KEYS_FILE": ""}
+    settings = {"NODE__NAME": "image", "NODE__HOST": ports.LOOPBACK, "NODE__PORT": str(port), **own_keys}
     with running(log, "node", **settings) as process:
         wait_for(lambda: run("healthy", **settings).returncode == 0, process, log)
         library = f"http://{ports.LOOPBACK}:{port}/assets/vendor/socket.io.esm.min.js"
