@@ -52,13 +52,15 @@ def main() -> int:
 
 
 def moment(text: str) -> datetime:
-    """:raises argparse.ArgumentTypeError: without a time zone it could be any of 24 hours"""
+    """:raises argparse.ArgumentTypeError: no time, one without a zone (it could be any of 24 hours), or one to come"""
     try:
         at = datetime.fromisoformat(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if at.tzinfo is None:
         raise argparse.ArgumentTypeError(f"{text} has no time zone: add Z for UTC")
+    if at > datetime.now(UTC):
+        raise argparse.ArgumentTypeError(f"{text} is still to come")
     return at.astimezone(UTC)
 
 

@@ -57,10 +57,12 @@ class Durability:
 
 
 class Stage:
-    """A running stack in ``run_dir``; a context manager that empties it first and stops everything at the end."""
+    """A running stack in ``run_dir``, with ``more`` options of ``scripts/up``; a context manager that empties it first
+    and stops everything at the end."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, *more: str) -> None:
         self.folder = RunFolder(run_dir)
+        self._more = more
         self._rooms = 0
 
     def __enter__(self) -> Stage:
@@ -69,7 +71,16 @@ class Stage:
         _command(".venv/bin/python", "-m", "scripts.stack.wipe", *run)
         counts = ["--nodes", str(NODES), "--workers", str(WORKERS), "--host-workers", str(WORKERS)]
         try:
-            _command("scripts/up", "--detach", "--unlimited", "--port", str(ports.next_free(24400)), *counts, *run)
+            _command(
+                "scripts/up",
+                "--detach",
+                "--unlimited",
+                "--port",
+                str(ports.next_free(24400)),
+                *counts,
+                *self._more,
+                *run,
+            )
             env = read_env_file(self.folder.env_file)
             self.database_url = env["DATABASE_URL"]
             self.nodes = [rest.parse_base(url) for url in env["NODE_URLS"].split(",")]

@@ -95,9 +95,10 @@ def _start_servers(plan: Plan, supervisor: Supervisor) -> None:
             with step("archive for backups"):
                 postgres.let_backups_in(plan)
                 pgbackrest.of_stack(plan.folder).run("stanza-create")
-        _migrate(plan)
+        # Before the migrations: should the standby be synchronous, nothing is committed without it.
         if plan.options.replica:
             _start_server("standby", plan, supervisor)
+        _migrate(plan)
 
     with ThreadPoolExecutor() as together:
         lanes = [together.submit(_start_server, name, plan, supervisor) for name in plan.private if name != "postgres"]

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -114,6 +115,7 @@ def test_a_killed_server_is_started_again_with_its_new_pid_in_the_file(stack: St
 @pytest.mark.proves("FR-006", "SC-002")
 def test_a_backup_brings_back_a_moment_after_all_files_are_lost(stack: Stack) -> None:
     # Given a backup, and votes before and after a moment
+    wait_for(lambda: _answers(stack))
     database = open_database(msgspec.structs.replace(load().database, url=_env(stack)["DATABASE_URL"]), "test")
     poll = given.open_poll(database)
     done = stack.run("backup")
@@ -122,7 +124,7 @@ def test_a_backup_brings_back_a_moment_after_all_files_are_lost(stack: Stack) ->
     # pgBackRest takes whole seconds: the moment must not lie in the one in which the backup ended.
     wait_for(lambda: time.time() % 1 > 0.5)
     wait_for(lambda: time.time() % 1 < 0.5)
-    moment = _sql(stack, "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
+    moment = datetime.now(UTC).isoformat()
     store_batches(database, [given.votes(poll, 3)], given.now_us())
     wal = ask(stack.folder, _env(stack)["DATABASE_URL"], "SELECT pg_walfile_name(pg_switch_wal())")
     wait_for(lambda: _sql(stack, "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver") >= wal)
@@ -136,7 +138,7 @@ def test_a_backup_brings_back_a_moment_after_all_files_are_lost(stack: Stack) ->
     assert _sql(stack, "SELECT count(*) FROM votes") == "5"
     assert stack.run("recount").stdout == "0 of the polls differ\n"
     # And a moment that the archive doesn't have leaves everything as it is
-    refused = stack.run("restore", "--to", "2100-01-01T00:00:00Z")
+    refused = stack.run("restore", "--to", datetime.now(UTC).isoformat())
     assert refused.returncode == 1
     assert "recovery ended before configured recovery target was reached" in refused.stdout
     wait_for(lambda: _answers(stack))
@@ -149,8 +151,9 @@ def test_a_backup_brings_back_a_moment_after_all_files_are_lost(stack: Stack) ->
     assert {file.stat().st_mode & 0o077 for file in (exports, *exports.iterdir())} == {0}
 
 
-def test_a_moment_without_a_time_zone_and_a_stack_without_an_archive_are_refused(stack: Stack, tmp_path: Path) -> None:
+def test_a_moment_that_is_none_and_a_stack_without_an_archive_are_refused(stack: Stack, tmp_path: Path) -> None:
     assert "has no time zone" in stack.run("restore", "--to", "2026-11-25T08:00:00").stderr
+    assert "is still to come" in stack.run("restore", "--to", "2100-01-01T00:00:00Z").stderr
     result = Stack(tmp_path / "run").run("backup")
     assert (result.returncode, "scripts/up --backup" in result.stdout) == (1, True)
 

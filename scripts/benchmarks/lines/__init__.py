@@ -11,6 +11,7 @@ from scripts.benchmarks.lines import (
     sc006,
     scale_out,
     statements,
+    synchronous,
     two_nodes,
     votes,
 )
@@ -26,5 +27,6 @@ LINES: dict[str, Callable[[Bench], list[Row]]] = {
     "sc006": sc006.run,
     "two-nodes": two_nodes.run,
     "statements": statements.run,
+    "synchronous": synchronous.run,
 }
 """In the order in which they run."""

@@ -125,7 +125,10 @@ def make_role(cursor: psycopg2.extensions.cursor, name: str, may: str, password:
 
 @contextmanager
 def as_admin(plan: Plan) -> Iterator[psycopg2.extensions.cursor]:
-    """A cursor of the superuser; each statement is a transaction of its own."""
+    """A cursor of the superuser; each statement is a transaction of its own.
+
+    None waits for a standby, which can't begin to follow before its role is there.
+    """
     admin = psycopg2.connect(
         host=ports.LOOPBACK,
         port=plan.ports[NAME],
@@ -133,6 +136,7 @@ def as_admin(plan: Plan) -> Iterator[psycopg2.extensions.cursor]:
         dbname="postgres",
         password=plan.folder.secret("database-admin-password"),
         connect_timeout=2,
+        options="-c synchronous_commit=local",
     )
     try:
         admin.autocommit = True
