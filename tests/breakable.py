@@ -12,8 +12,10 @@ import pytest
 
 from scripts.faults.stack import RunningStack
 
-first_stack = pytest.mark.xdist_group("first breakable stack")
-second_stack = pytest.mark.xdist_group("second breakable stack")
+# The first test of a group has to wait for its stack.
+_PATIENT = pytest.mark.timeout(300)
+first_stack = [pytest.mark.xdist_group("first breakable stack"), _PATIENT]
+second_stack = [pytest.mark.xdist_group("second breakable stack"), _PATIENT]
 
 
 @pytest.fixture

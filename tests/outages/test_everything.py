@@ -12,7 +12,6 @@ from tests.outages.conftest import Drill
 pytestmark = first_stack
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.proves("FR-001", "FR-002", "FR-003", "FR-004", "SC-002", "US1.1", "US1.3", "US1.5")
 def test_everything_killed_at_once(drill: Drill, stack: RunningStack) -> None:
     with drill("everything killed at once, then scripts/up") as load:

@@ -174,7 +174,6 @@ async def test_clients_are_spread_within_ten_percent_of_even(
     assert all(abs(clients - fair) <= 0.1 * fair for clients in landed.values()), landed
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.proves("FR-027", "FR-029", "FR-030", "FR-031", "FR-032", "US5.3", "US5.4", "US5.5", "E3")
 async def test_a_node_that_drains_leaves_and_comes_back_unnoticed(
     new_browser: NewBrowser,
@@ -223,7 +222,6 @@ async def test_a_node_that_drains_leaves_and_comes_back_unnoticed(
     assert await behind(cookies["node-1"], balancer, node_urls, rest) == 0
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.proves("FR-029", "FR-031", "FR-032", "FR-037", "US5.3", "US5.4", "US5.5")
 async def test_a_node_that_hangs_is_left_out_until_it_answers_again(
     new_browser: NewBrowser,
