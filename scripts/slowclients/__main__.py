@@ -162,6 +162,8 @@ def main(words: Sequence[str]) -> int:
             crowd.leave()
     except (StageFailed, CrowdFailed, SlowCrowdFailed, TurnInvalid, ProcessGone, RestError) as failure:
         failed = f"{type(failure).__name__}: {failure}"
+    except KeyboardInterrupt:
+        failed = "interrupted: what was not reached is missing"
     lines = [line for line in lines if line.pairs]
     out = wanted.json or wanted.run_dir / "slow-clients.json"
     told = {"machine": machine, "count": wanted.count, "seconds": wanted.seconds, "rate": wanted.rate, "failed": failed}

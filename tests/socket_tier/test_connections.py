@@ -13,6 +13,7 @@ from aiohttp import web
 
 from models.runtime.settings import NodeSettings, load
 from scripts.stack.ports import LOOPBACK, any_free
+from socket_tier import connections as module
 from socket_tier.addresses import TrustedProxies
 from socket_tier.connections import Connections, Runner
 from socket_tier.http import BODIES, json_body, json_response
@@ -66,7 +67,8 @@ def most_per_address() -> float:
 
 
 @pytest.fixture
-async def site(most_per_address: float) -> AsyncIterator[Site]:
+async def site(most_per_address: float, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.05)
     settings = msgspec.structs.replace(load().node, **_SETTINGS)
     cut: list[tuple[str, str]] = []
 
@@ -158,7 +160,8 @@ async def test_headers_beyond_their_limit_get_431(site, call, pieces):
         caller.writer.write(f"X-{number}: {'x' * 600}\r\n".encode() * (30 // pieces))
         await caller.writer.drain()
         await asyncio.sleep(0)
-    caller.writer.write(b"\r\n")
+    if pieces == 1:
+        caller.writer.write(b"\r\n")  # and else there is no end to them
     status, body = await caller.answer()
     assert (status, body["code"]) == (431, "headers_too_large")
     assert site.reasons() == ["large_headers"]
@@ -225,16 +228,23 @@ async def test_who_reads_nothing_of_an_answer_is_cut_off(site, call):
 
 
 async def test_when_slow_readers_fill_their_memory_the_one_with_most_goes_first(site, call):
-    object.__setattr__(
-        site.connections,
-        "settings",
-        msgspec.structs.replace(site.settings, unread_deadline_s=60, max_unread_bytes=6_000_000),
-    )
+    site.connections.settings = msgspec.structs.replace(site.settings, unread_deadline_s=60, max_unread_bytes=6_000_000)
     callers = [await call(b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(2)]
     for caller in callers:
         caller.reader._transport.pause_reading()
     await eventually(lambda: site.reasons() == ["unread"], "one to go")
-    assert len(site.connections) == 1
+    await eventually(lambda: len(site.connections) == 1, "its end")
+
+
+async def test_a_closed_connection_whose_last_bytes_are_never_read_ends_all_the_same(site, call):
+    site.connections.settings = msgspec.structs.replace(site.settings, unread_deadline_s=60)
+    caller = await call(b"GET /hang HTTP/1.1\r\nHost: x\r\n\r\n")
+    caller.reader._transport.pause_reading()
+    await eventually(lambda: len(site.connections) == 1, "the connection")
+    (connection,) = site.connections._open
+    connection._wire.write(b"x" * 5_000_000)
+    connection._wire.close()
+    await eventually(lambda: not len(site.connections), "its end")
 
 
 @pytest.mark.proves("FR-009", "FR-014")
