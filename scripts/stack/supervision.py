@@ -21,6 +21,8 @@ from scripts.stack.run_folder import ROOT, RunFolder, write_private
 STOPPED_STATES = {"STOPPED", "EXITED", "FATAL"}
 UNREACHABLE = (OSError, http.client.HTTPException)
 
+_ALREADY_STARTED = 60  # supervisor's RPC faults
+
 
 class Supervisor:
     """The supervisord of one run folder. Making the object neither starts nor contacts it."""
@@ -59,8 +61,12 @@ class Supervisor:
         return True
 
     def start_program(self, name: str) -> None:
-        """Begin to start a program; ``state`` tells how it goes."""
-        self._call("startProcess", name, False)
+        """Begin to start a program, unless supervisord itself has just begun to; ``states`` tells how it goes."""
+        try:
+            self._call("startProcess", name, False)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != _ALREADY_STARTED:
+                raise
 
     def begin_to_stop(self, name: str) -> None:
         """Send a program its stop signal and don't start it again when it ends."""

@@ -107,7 +107,7 @@ async def test_a_rotation_drops_no_connection_and_no_token(
     (after, does), old = shown(key_file, "rotate", "--signs-in", "1.5")
     assert (does, old) == ("verifies", (before, "signs"))
     assert mode(key_file) == 0o640
-    for name in ("keys-1", "keys-2"):
+    for name in (node.name for node in nodes):
 
         async def taken(name: str = name) -> bool:
             row = await audited("signing_keys_changed", action=name)
@@ -143,7 +143,7 @@ async def test_a_key_file_that_is_spoilt_leaves_the_keys_as_they_are_and_is_on_r
     rest: Rest, nodes: list[GuardedNode], poll: Poll, key_file: Path, audited: Audited
 ) -> None:
     with spoilt(key_file):
-        await audited("signing_keys_unusable", action="keys-1")
+        await audited("signing_keys_unusable", action=nodes[0].name)
         assert (await rest.change(poll, "open", url=nodes[0].url)).status == 200
         run_keys(key_file, "rotate", code=78)
 

@@ -75,7 +75,7 @@ async def site(most_per_address: float, monkeypatch: pytest.MonkeyPatch) -> Asyn
     def note(reason: str, address: str) -> None:
         cut.append((reason, address))
 
-    connections = Connections(settings, most_per_address, TrustedProxies(["127.0.0.8"]), note)
+    connections = Connections(settings, most_per_address, TrustedProxies(["127.0.0.8"]), note, {})
     app = web.Application(client_max_size=settings.max_body_bytes)
     app[BODIES] = bodies = Bodies(Unfinished(130_000), settings.body_deadline_s, note)
     app.router.add_get("/", _hello)

@@ -15,10 +15,12 @@ from models.wire import names
 from models.wire.polls import PollSnapshot, PollState
 from socket_tier.app import Node
 from socket_tier.fanout import Fanout
+from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
 from socket_tier.redis_pipeline import RedisPipeline
 from socket_tier.server import SocketServer
 from socket_tier.transport.direct_socket import DirectSocket
+from socket_tier.unfinished import Bodies, Unfinished
 from tests.socket_tier.proxy import Proxy
 from tests.socket_tier.waiting import eventually
 
@@ -55,7 +57,9 @@ class Here:
         self.hearing: list[bool] = []
         self.pipeline = RedisPipeline(redis, metrics)
         self.fanout = Fanout(redis, self.pipeline, metrics, route=self._route, on_hearing=self.hearing.append)
-        self.server = SocketServer(settings, self.fanout, metrics)
+        bodies = Bodies(Unfinished(settings.node.max_unfinished_bytes), settings.node.body_deadline_s)
+        limits = Limits(settings.limits, metrics)
+        self.server = SocketServer(settings, self.fanout, limits, bodies)
 
     async def listen(self) -> None:
         self.fanout.initialize()

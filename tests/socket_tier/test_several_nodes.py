@@ -61,7 +61,13 @@ async def behind(cookie: str, balancer: Balancer, node_urls: list[str], rest: Re
         healths = [await rest.get("/api/health", url=url) for url in node_urls]
         return [health.body["dependencies"]["socketio"]["connectedClients"] for health in healths]
 
-    before = await clients()
+    async def at_rest() -> list[int] | None:
+        """Those of an earlier test leave a moment after its end."""
+        seen = await clients()
+        await asyncio.sleep(0.3)
+        return seen if await clients() == seen else None
+
+    before = await eventually(at_rest, "nobody to come or go")
     async with AsyncExitStack() as open_ones:
         for _ in range(8):
             await open_ones.enter_async_context(raw_socket(balancer.url, cookies={COOKIE: cookie}))

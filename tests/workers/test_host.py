@@ -151,7 +151,7 @@ def test_a_request_gets_past_registrations_that_fill_the_prefetch_while_the_data
     eventually(lambda: host.gate.breaker.state != "closed")
     # When somebody asks: then they are told to come back, at once
     amqp.send(RestoreRoom(uuid4(), node.id, poll.room_code, soon_us()))
-    assert node.hears(CommandFailed, 2).code == "database_unavailable"
+    assert node.hears(CommandFailed, 10).code == "database_unavailable"
     # And no registration is lost
     no_database(False)
     eventually(lambda: registered(database, poll) == many, 15)

@@ -68,7 +68,7 @@ async def running(transport: str, ping_s: int) -> AsyncIterator[Running]:
         async_handlers=False,
         cors_allowed_origins="*",
         ping_interval=ping_s,
-        ping_timeout=ping_s,
+        ping_timeout=2 * ping_s,
         max_http_buffer_size=MOST_BYTES,
     )
     app = web.Application()
