@@ -167,7 +167,10 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         if self._payload_parser is not None:  # a WebSocket
-            super().data_received(data)
+            if self._data_received_cb is not None or self._force_close or self._close:
+                super().data_received(data)
+            elif self._payload_parser.feed_data(data)[0]:  # what aiohttp does, without one call more for each vote
+                self.close()
             return
         if self._close or self._force_close:
             return

@@ -14,7 +14,7 @@ SUPPORTED = "The client is using an unsupported version of the Socket.IO or Engi
 async def test_a_polling_session_may_upgrade_and_is_told_the_limits(http, running):
     opening = (await Poller(http, running.url).open()).opening
     assert opening.pop("sid") in running.engine.sockets
-    assert opening == {"upgrades": ["websocket"], "pingInterval": 20_000, "pingTimeout": 20_000, "maxPayload": 5000}
+    assert opening == {"upgrades": ["websocket"], "pingInterval": 20_000, "pingTimeout": 40_000, "maxPayload": 5000}
 
 
 @on_both
