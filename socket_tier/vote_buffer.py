@@ -115,7 +115,7 @@ class VoteBuffer:
             return
         votes, self._votes = self._votes, []
         receipts, self._receipts = self._receipts, []
-        self._busy = len(votes) >= self._settings.busy_votes
+        self._busy = len(votes) >= self._settings.busy_votes * (2 if self._busy else 1)
         batch = VoteBatch(uuid7(), self._node_id, tuple(votes))
         queue, body = wrap(batch)
         try:

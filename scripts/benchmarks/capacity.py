@@ -30,7 +30,7 @@ class Assumptions:
     batch_votes: int = 500
     batch_wait_s: float = 0.004
     busy_votes: int = 32  # a batch of so many tells of load, and the next waits longer
-    batch_wait_busy_s: float = 0.01
+    batch_wait_busy_s: float = 0.02
 
 
 @dataclass(frozen=True)
