@@ -71,7 +71,7 @@ BROKEN = [
     ("DATABASE__REPLICA_URL", PRODUCTION["VOTEMILL_DATABASE__URL"], "database.replica_url: must name a standby"),
     ("WORKER__OUTAGE_HOLD_S", "5", "worker.outage_hold_s: must be at least database.call_deadline_s"),
     ("DATABASE__CALL_DEADLINE_S", "1300", "worker.outage_hold_s: must be at least database.call_deadline_s"),
-    ("BATCH__MAX_WAIT_S", "0.02", "batch.max_wait_busy_s: must be at least batch.max_wait_s"),
+    ("BATCH__MAX_WAIT_S", "0.03", "batch.max_wait_busy_s: must be at least batch.max_wait_s"),
     ("BATCH__CAPACITY_VOTES", "100", "batch.max_votes: must not exceed batch.capacity_votes"),
     ("WORKER__MERGE_VOTES", "100", "worker.merge_votes: must be at least batch.max_votes"),
     ("NODE__MAX_PACKET_BYTES", "1000", "node.max_event_bytes: must not exceed node.max_packet_bytes"),

@@ -17,8 +17,12 @@ from scripts.stack.services import rabbitmq
 from socket_tier.amqp.publisher import Publisher
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import BrokerUnavailable, NodeBusy
+from tests.breakable import addresses, amqp_url, run_dir, second_stack
 from tests.socket_tier.proxy import Proxy
 from tests.socket_tier.waiting import eventually
+
+__all__ = ["addresses", "amqp_url", "run_dir"]
+pytestmark = second_stack  # a disk alarm stops everybody's messages
 
 Declare = Callable[..., str]
 
