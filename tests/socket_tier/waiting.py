@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0  # above what a close waits for a node that has died (worker.straggler_wait_s)
 
 
 async def eventually(condition: Callable[[], Any | Awaitable[Any]], what: str, within_s: float = PATIENCE_S) -> Any:

@@ -16,6 +16,7 @@ import dramatiq
 import msgspec
 import pika
 import psycopg2
+import psycopg2.errors
 import pytest
 import redis
 
@@ -100,12 +101,21 @@ def cache(redis_server: RedisServer) -> Iterator[redis.Redis]:
     client.close()
 
 
+def dropped(database_url: str, name: str) -> bool:
+    """False while autovacuum is at work there, whose process only a superuser may end."""
+    try:
+        admin(database_url, f"DROP DATABASE {name} WITH (FORCE)")
+    except psycopg2.errors.InsufficientPrivilege:
+        return False
+    return True
+
+
 @pytest.fixture(scope="session")
 def worker_database_url(database_url: str) -> Iterator[str]:
     name = f"votemill_test_{uuid4().hex[:12]}"
     admin(database_url, f"CREATE DATABASE {name}")
     yield urlunsplit(urlsplit(database_url)._replace(path=f"/{name}"))
-    admin(database_url, f"DROP DATABASE {name} WITH (FORCE)")
+    eventually(lambda: dropped(database_url, name), 60)
 
 
 @pytest.fixture(scope="session")
