@@ -36,31 +36,14 @@ def run(bench: Bench) -> list[Row]:
 
             held, free = switched("synchronous", "standby", "sync"), switched("asynchronous", "", "async")
             inner.rounds("synchronous", [held, free])
+
+    def row(what: str, unit: str, figure: Callable[[Turn], float]) -> Row:
+        return Row("synchronous", what, unit, [*map(figure, held.turns)], [*map(figure, free.turns)], free.name)
+
     return [
-        Row(
-            "synchronous",
-            "durable votes",
-            "1/s",
-            [turn.votes_per_s for turn in held.turns],
-            [turn.votes_per_s for turn in free.turns],
-            free.name,
-        ),
-        Row(
-            "synchronous",
-            "last commit after the last ack",
-            "s",
-            [turn.settled_after_s for turn in held.turns],
-            [turn.settled_after_s for turn in free.turns],
-            free.name,
-        ),
-        Row(
-            "synchronous",
-            "ack p95",
-            "ms",
-            [turn.ack_ms["p95"] for turn in held.turns],
-            [turn.ack_ms["p95"] for turn in free.turns],
-            free.name,
-        ),
+        row("durable votes", "1/s", lambda turn: turn.votes_per_s),
+        row("last commit after the last ack", "s", lambda turn: turn.settled_after_s),
+        row("ack p95", "ms", lambda turn: turn.ack_ms["p95"]),
     ]
 
 
