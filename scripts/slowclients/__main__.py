@@ -40,7 +40,7 @@ _WARM_UP_S = 2.0
 
 @dataclass(frozen=True)
 class Pair:
-    """One turn without and one with slow clients. Memory of the node in MB, ``ends``: clients that were ended."""
+    """One turn with slow clients, and the round's turn without. Memory of the node in MB, ``ends``: clients that were ended."""
 
     without_p95_ms: float
     with_p95_ms: float
@@ -89,18 +89,21 @@ class Measurement:
         self._target = Target(host, port, room.code)
         crowd.gather(seats([(host, port)], [room.code], 0, voters, secrets.token_hex(3)))
 
-    def pair(self, kind: str) -> Pair:
+    def beside(self, kind: str, without: float) -> Pair:
         """:raises TurnInvalid, CrowdFailed, SlowCrowdFailed, ProcessGone:"""
         kinds = list(KINDS) if kind == ALL else [kind]
-        without = self._p95_ms()
         before = self._node.rss_kb()
         with slow_crowd(self._target, kinds, self._wanted.count) as ends, _peak(self._node) as most:
-            beside = self._p95_ms()
+            beside = self.p95_ms()
         time.sleep(_WARM_UP_S)
         memory = [kilobytes / 1024 for kilobytes in (before, most[0], self._node.rss_kb())]
         return Pair(without, beside, memory[0], memory[1], memory[2], sum(ends.values()))
 
-    def _p95_ms(self) -> float:
+    def p95_ms(self) -> float:
+        """The honest voters' ack p95 in one turn.
+
+        :raises TurnInvalid, CrowdFailed:
+        """
         self._crowd.vote(_WARM_UP_S, self._wanted.rate)
         before = self._crowd.look(choices=False).lost
         voted = self._crowd.vote(self._wanted.seconds, self._wanted.rate)
@@ -131,7 +134,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--kind", nargs="+", default=[ALL], choices=[ALL, *KINDS], metavar="KIND")
     parser.add_argument("--count", type=int, default=500, help="slow clients of each kind (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="of each turn (default %(default)s)")
-    parser.add_argument("--pairs", type=int, default=5, help="turns without and with (default %(default)s)")
+    parser.add_argument("--pairs", type=int, default=5, help="rounds: a turn without, then one with each kind (default %(default)s)")
     parser.add_argument("--voters", type=int, default=500, help="honest voters in one room (default %(default)s)")
     parser.add_argument("--rate", type=float, default=500, help="their votes a second (default %(default)s)")
     parser.add_argument("--json", type=Path, help="all figures (default: slow-clients.json in the run folder)")
@@ -148,17 +151,17 @@ def main(words: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Both take the stack down in order.
     machine = meters.describe_machine()
     say(f"Machine: {machine}")
-    lines: list[Line] = []
+    lines = [Line(kind, []) for kind in wanted.kind]
     failed = ""
     try:
         with Stage(wanted.run_dir) as stage, Crowd.fitting(wanted.voters) as crowd:
             stage.durability().check()
             measurement = Measurement(stage, crowd, wanted.voters, wanted)
-            for kind in wanted.kind:
-                lines.append(Line(kind, []))
-                for turn in range(1, wanted.pairs + 1):
-                    lines[-1].pairs.append(pair := measurement.pair(kind))
-                    say(f"  {kind} {turn}: {pair}")
+            for turn in range(1, wanted.pairs + 1):
+                without = measurement.p95_ms()
+                for line in lines:
+                    line.pairs.append(pair := measurement.beside(line.kind, without))
+                    say(f"  {line.kind} {turn}: {pair}")
             crowd.leave()
     except (StageFailed, CrowdFailed, SlowCrowdFailed, TurnInvalid, ProcessGone, RestError) as failure:
         failed = f"{type(failure).__name__}: {failure}"
