@@ -40,7 +40,7 @@ from socket_tier.metrics import NodeMetrics
 from socket_tier.payloads import Payloads
 from socket_tier.presence import Presence
 from socket_tier.redis_pipeline import RedisPipeline
-from socket_tier.refusals import Refused
+from socket_tier.refusals import Invalid, RateLimited, Refused
 from socket_tier.rest import Rest
 from socket_tier.results import Ticker
 from socket_tier.rooms import Rooms
@@ -388,10 +388,17 @@ class Node:
             self.presence.heard_count(code, payload["count"])
         return False
 
-    def _malformed(self, sid: str, code: str) -> None:
+    def _malformed(self, sid: str, refusal: Invalid) -> Refused:
+        """What the sender of a malformed packet is told: it counts as an event, and too many are refused as such."""
         session = self.sessions.get(sid)
-        address = session.address if session is not None else ""
-        self.audit.note("invalid_input", outcome="refused", action=code, address=address)
+        told: Refused = refusal
+        if session is not None:
+            try:
+                self.limits.event(session.events)
+            except RateLimited as limited:
+                told = limited
+        self.audit.refusal(told, session.address if session is not None else "")
+        return told
 
     def _cut_off(self, reason: str, address: str) -> None:
         """A connection or a body was too slow, too large, one too many or no HTTP."""

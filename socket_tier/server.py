@@ -16,6 +16,7 @@ from socketio import packet
 from models.runtime.settings import Settings
 from socket_tier.fanout import Fanout
 from socket_tier.limits import Limits
+from socket_tier.refusals import Invalid, Refused
 from socket_tier.transport.direct_socket import DirectSocket
 from socket_tier.transport.engine import DirectEngine
 from socket_tier.transport.stock import StockEngine
@@ -51,7 +52,7 @@ class SocketServer(socketio.AsyncServer):
     """Answers every event that asks for an ack with exactly one object, also those that can't be decoded."""
 
     def __init__(self, settings: Settings, fanout: Fanout, limits: Limits, bodies: Bodies) -> None:
-        self.on_malformed: Callable[[str, str], None] = lambda sid, code: None
+        self.on_malformed: Callable[[str, Invalid], Refused] = lambda sid, refusal: refusal
         self.on_dropped: Callable[[str, str], None] = lambda reason, address: None
         self._limits = limits
         self._connect_deadline_s = settings.node.connect_deadline_s
@@ -172,12 +173,12 @@ class SocketServer(socketio.AsyncServer):
         await super()._handle_event(eio_sid, namespace, id, data)
 
     async def _refuse(self, eio_sid: str, data: str, error: str, code: str) -> None:
-        self.on_malformed(self.manager.sid_from_eio_sid(eio_sid, "/") or "", code)
+        sid = self.manager.sid_from_eio_sid(eio_sid, "/")
+        refusal = self.on_malformed(sid or "", Invalid(error, code))
         head = _EVENT_HEAD.match(data[:200])
-        if head is None or head["ack"] is None or self.manager.sid_from_eio_sid(eio_sid, "/") is None:
+        if head is None or head["ack"] is None or sid is None:
             return
-        body = {"success": False, "error": error, "code": code, "correlationId": uuid4().hex}
-        await self.eio.send(eio_sid, f"3{head['ack']}[{JsonCodec.dumps(body)}]")
+        await self.eio.send(eio_sid, f"3{head['ack']}[{JsonCodec.dumps(refusal.body(uuid4().hex))}]")
 
 
 def _address(environ: dict[str, Any]) -> str:

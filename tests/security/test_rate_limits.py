@@ -214,6 +214,16 @@ async def test_a_session_that_floods_with_events_is_refused(
     await audited("rate_limited", address=address, action="events-per-session")
 
 
+@pytest.mark.proves("FR-009", "FR-012")
+async def test_a_session_that_floods_with_what_is_no_event_is_refused(
+    strict_node: GuardedNode, address: str, audited: Audited
+) -> None:
+    async with raw_socket(strict_node.url, headers={FORWARDED: address}) as socket:
+        codes = [(await socket.refusal("submit-vote", "{not JSON"))["code"] for _ in range(35)]
+    assert codes == ["malformed_packet"] * 30 + ["rate_limited"] * 5
+    await audited("rate_limited", address=address, action="events-per-session")
+
+
 @pytest.mark.proves("FR-009")
 async def test_what_is_kept_in_redis_ends_by_itself(
     rest: Rest, guarded_nodes: list[GuardedNode], address: str, redis_url: str
