@@ -18,10 +18,10 @@ defaults
     timeout http-request 15s
     timeout queue 5s
     timeout tunnel 1h
-    # In the words of the wire contract, also when no node is there to say them.
-    http-error status 502 content-type application/json string '{"success":false,"error":"The service is busy, please try again","code":"no_node","retryAfter":1,"correlationId":""}' hdr Retry-After 1
-    http-error status 503 content-type application/json string '{"success":false,"error":"The service is busy, please try again","code":"no_node","retryAfter":1,"correlationId":""}' hdr Retry-After 1
-    http-error status 504 content-type application/json string '{"success":false,"error":"The service is busy, please try again","code":"no_node","retryAfter":1,"correlationId":""}' hdr Retry-After 1
+    # In the words of the wire contract and as protected as a node's answers, also when no node is there to say them.
+    http-error status 502 content-type application/json string '{"success":false,"error":"The service is busy, please try again","code":"no_node","retryAfter":1,"correlationId":""}' hdr Retry-After 1 hdr X-Content-Type-Options nosniff hdr Referrer-Policy no-referrer hdr X-Frame-Options DENY hdr Content-Security-Policy "default-src 'none'; frame-ancestors 'none'" hdr Cross-Origin-Resource-Policy same-origin
+    http-error status 503 content-type application/json string '{"success":false,"error":"The service is busy, please try again","code":"no_node","retryAfter":1,"correlationId":""}' hdr Retry-After 1 hdr X-Content-Type-Options nosniff hdr Referrer-Policy no-referrer hdr X-Frame-Options DENY hdr Content-Security-Policy "default-src 'none'; frame-ancestors 'none'" hdr Cross-Origin-Resource-Policy same-origin
+    http-error status 504 content-type application/json string '{"success":false,"error":"The service is busy, please try again","code":"no_node","retryAfter":1,"correlationId":""}' hdr Retry-After 1 hdr X-Content-Type-Options nosniff hdr Referrer-Policy no-referrer hdr X-Frame-Options DENY hdr Content-Security-Policy "default-src 'none'; frame-ancestors 'none'" hdr Cross-Origin-Resource-Policy same-origin
 
 frontend browsers
     bind *:8443 ssl crt /secrets/site.pem alpn http/1.1

@@ -278,3 +278,22 @@ async def test_a_node_that_hangs_is_left_out_until_it_answers_again(
     await staying.stop()
     # And newcomers are sent to the node again
     assert await behind(cookies["node-1"], balancer, node_urls, rest) == 0
+
+
+@pytest.mark.proves("FR-011", "FR-031")
+async def test_without_any_node_the_balancer_answers_in_their_words(balancer: Balancer, stack: RunningStack) -> None:
+    names = ("node-1", "node-2")
+    try:
+        for name in names:
+            async with balancer.says(f"nodes/{name} is DOWN"):
+                await asyncio.to_thread(stack[name].freeze)
+        async with aiohttp.ClientSession() as session, session.get(f"{balancer.url}/") as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+            body = await answer.json()
+            assert (body["success"], body["code"], body["retryAfter"]) == (False, "no_node", 1)
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+    finally:
+        for name in names:
+            async with balancer.says(f"nodes/{name} is UP"):
+                await asyncio.to_thread(stack[name].thaw)

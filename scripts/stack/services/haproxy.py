@@ -35,10 +35,10 @@ defaults
     timeout http-request 15s
     timeout queue 5s
     timeout tunnel 1h
-    # In the words of the wire contract, also when no node is there to say them.
-    http-error status 502 content-type application/json string '{busy}' hdr Retry-After 1
-    http-error status 503 content-type application/json string '{busy}' hdr Retry-After 1
-    http-error status 504 content-type application/json string '{busy}' hdr Retry-After 1
+    # In the words of the wire contract and as protected as a node's answers, also when no node is there to say them.
+    http-error status 502 {busy}
+    http-error status 503 {busy}
+    http-error status 504 {busy}
 
 frontend browsers
     bind {bind}
@@ -64,9 +64,14 @@ backend nodes
 """
 
 
-BUSY = (
+_BUSY = (
     '{"success":false,"error":"The service is busy, please try again","code":"no_node",'
     '"retryAfter":1,"correlationId":""}'
+)
+_PROTECTION = (
+    "hdr X-Content-Type-Options nosniff hdr Referrer-Policy no-referrer hdr X-Frame-Options DENY "
+    "hdr Content-Security-Policy \"default-src 'none'; frame-ancestors 'none'\" "
+    "hdr Cross-Origin-Resource-Policy same-origin"
 )
 
 
@@ -99,7 +104,7 @@ def configuration(*, bind: str, connections: int, cookie_key: str, servers: list
         bind=bind,
         connections=connections,
         cookie_key=cookie_key,
-        busy=BUSY,
+        busy=f"content-type application/json string '{_BUSY}' hdr Retry-After 1 {_PROTECTION}",
         hard_stop=hard_stop,
         servers="\n".join(f"    {server}" for server in servers),
     )
