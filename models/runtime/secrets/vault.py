@@ -18,6 +18,8 @@ from models.runtime.secrets.providers import SecretsAway, SecretsRefused
 if TYPE_CHECKING:
     from models.runtime.settings import SecretSettings
 
+# Expired or revoked; not to be renewed; past the longest time that it may live, which is an error 500.
+_TOKEN_IS_OVER = (exceptions.Forbidden, exceptions.InvalidRequest, exceptions.InternalServerError)
 _REFUSALS = (exceptions.InvalidRequest, exceptions.Unauthorized, exceptions.Forbidden, exceptions.InvalidPath)
 
 
@@ -33,27 +35,27 @@ class Vault:
 
     def read(self) -> Mapping[str, Any]:
         with self._plain_errors():
-            # Of one call each: nothing is kept open between two reads.
+            # Of a few calls: nothing is kept open between two reads.
             client = hvac.Client(self._settings.vault_address, token=self._token, timeout=self._settings.timeout_s)
             with closing(client.adapter):
-                try:
-                    return self._read(client) if self._token else self._read_anew(client)
-                except (exceptions.Forbidden, exceptions.InvalidRequest):
-                    if not self._token:
-                        raise
-                    return self._read_anew(client)  # the token has expired, or was revoked
+                if self._token:
+                    try:
+                        if time.monotonic() >= self._renew_at:
+                            self._keep(client.auth.token.renew_self()["auth"])
+                        return self._read(client)
+                    except _TOKEN_IS_OVER:
+                        client.token = ""
+                self._log_in(client)
+                return self._read(client)
 
     def _read(self, client: hvac.Client) -> Mapping[str, Any]:
-        if time.monotonic() >= self._renew_at:
-            self._keep(client.auth.token.renew_self()["auth"])
         answer = client.secrets.kv.v2.read_secret_version(
             self._settings.vault_path, mount_point=self._settings.vault_mount, raise_on_deleted_version=True
         )
         held: Mapping[str, Any] = dict(answer["data"]["data"])
         return held
 
-    def _read_anew(self, client: hvac.Client) -> Mapping[str, Any]:
-        self._token = ""
+    def _log_in(self, client: hvac.Client) -> None:
         if self._settings.vault_role_id:
             secret_id = _content(self._settings.vault_secret_id_file)
             auth = client.auth.approle.login(self._settings.vault_role_id, secret_id)["auth"]
@@ -61,9 +63,8 @@ class Vault:
             client.token = _content(self._settings.vault_token_file)
             told = client.auth.token.lookup_self()["data"]
             auth = {"client_token": client.token, "lease_duration": told["ttl"], "renewable": told["renewable"]}
+        client.token = auth["client_token"]
         self._keep(auth)
-        client.token = self._token
-        return self._read(client)
 
     def _keep(self, auth: Mapping[str, Any]) -> None:
         self._token = auth["client_token"]
@@ -91,7 +92,7 @@ class Vault:
 
 def _reason(error: exceptions.VaultError) -> str:
     """Vault's own words, which repeat nothing of what it was sent."""
-    return ", ".join(error.errors or ()) or type(error).__name__
+    return " ".join(", ".join(error.errors or ()).split()) or type(error).__name__
 
 
 def _content(file: str) -> str:
