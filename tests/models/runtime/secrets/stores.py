@@ -104,9 +104,16 @@ class Bao:
         made = self.root.auth.token.create(**({"policies": ["votemill"]} | properties))
         return str(made["auth"]["client_token"])
 
-    def tokens(self) -> list[str]:
-        """The accessor of every token that is alive."""
-        found: list[str] = self.root.list("auth/token/accessors")["data"]["keys"]
+    def tokens(self, role: str) -> dict[str, dict[str, Any]]:
+        """What is known of each living token of a role, by its accessor."""
+        found = {}
+        for accessor in self.root.list("auth/token/accessors")["data"]["keys"]:
+            try:
+                told = self.root.auth.token.lookup_accessor(accessor)["data"]
+            except hvac.exceptions.VaultError:
+                continue  # it has just expired
+            if (told["meta"] or {}).get("role_name") == role:
+                found[accessor] = told
         return found
 
     def _answers(self) -> bool:
