@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 
+from models.runtime import reading
+from models.runtime.tokens import InvalidToken, Tokens
 from scripts.faults.load import OPTIONS, Load, Size, describe_findings
 from scripts.faults.stack import RunningStack, read_env
 from scripts.loadtest import rest
@@ -90,15 +92,15 @@ class Servers:
 
 @dataclass
 class Processes:
-    """A node and workers that are given the addresses of the database and the broker in files alone."""
+    """A node and workers that are given these secrets in files alone."""
 
     url: str
     folder: Path
     logs: dict[str, Path]
 
-    def write(self, database: str, broker: str) -> None:
-        for name, value in (("database.url", database), ("broker.url", broker)):
-            write_private(self.folder / name, value)
+    def write(self, **secrets: str) -> None:
+        for name, value in secrets.items():
+            write_private(self.folder / name.replace("__", "."), value)
 
     def says(self, event: str, *names: str) -> bool:
         """Whether each of them has logged it."""
@@ -129,9 +131,15 @@ def processes(stack: RunningStack, others: set[str], tmp_path: Path) -> Iterator
     folder = tmp_path / "secrets"
     folder.mkdir()
     running = Processes(f"http://{ports.LOOPBACK}:{port}", folder, {name: stack.folder.log(name) for name in _OURS})
-    running.write(stack.env["DATABASE_URL"], stack.env["AMQP_URL"])
+    running.write(
+        database__url=stack.env["DATABASE_URL"],
+        broker__url=stack.env["AMQP_URL"],
+        security__signing_keys=f'["{stack.folder.secret("signing-key")}"]',
+        security__admin_token=stack.folder.secret("admin-token"),
+    )
+    in_files = [reading.variable(*file.name.split(".")) for file in folder.iterdir()]
     given = read_env(stack.folder.process_env_file)
-    env = {name: given[name] for name in given if name not in ("VOTEMILL_DATABASE__URL", "VOTEMILL_BROKER__URL")}
+    env = {name: given[name] for name in given if not name.startswith(tuple(in_files))}
     env |= {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "VOTEMILL_LOG__JSON": "true"}
     env |= {"VOTEMILL_SECRETS__PROVIDER": "files", "VOTEMILL_SECRETS__FOLDER": str(folder)}
     env |= {"VOTEMILL_NODE__PORT": str(port)}
@@ -164,10 +172,11 @@ def processes(stack: RunningStack, others: set[str], tmp_path: Path) -> Iterator
 
 
 @pytest.mark.proves("FR-024", "SC-002", "US4.3")
-def test_passwords_are_rotated_under_votes(
+def test_passwords_and_keys_are_rotated_under_votes(
     stack: RunningStack, servers: Servers, processes: Processes, others: set[str]
 ) -> None:
     new = {"database": secrets.token_urlsafe(24), "broker": secrets.token_urlsafe(24)}
+    new_key, old_key, admin = secrets.token_urlsafe(32), stack.folder.secret("signing-key"), secrets.token_urlsafe(24)
     with Load(stack, Size(voters=40, rate=200), processes.url) as load:
         load.begin()
         sessions, connections = servers.sessions(), load.during(servers.connections) - others
@@ -175,7 +184,12 @@ def test_passwords_are_rotated_under_votes(
         # When the servers get new passwords, and the files a moment later
         load.during(lambda: servers.change_passwords(**new))
         stack.dsn = with_password(stack.dsn, new["database"])
-        processes.write(stack.dsn, with_password(stack.env["AMQP_URL"], new["broker"]))
+        processes.write(
+            database__url=stack.dsn,
+            broker__url=with_password(stack.env["AMQP_URL"], new["broker"]),
+            security__signing_keys=f'["{new_key}", "{old_key}"]',
+            security__admin_token=admin,
+        )
         for name in ("rotating-node", "rotating-host"):
             assert load.until(lambda name=name: processes.says("secrets_changed", name), _SOON_S), (
                 f"{name} takes nothing over"
@@ -192,7 +206,11 @@ def test_passwords_are_rotated_under_votes(
         assert load.until(lambda: processes.says("secrets_changed", "rotating-votes"), _SOON_S), (
             "a failed login asks nobody"
         )
-        assert load.until(lambda: rest_works(processes.url), _SOON_S), "no new poll after the rotation"
+        assert load.until(lambda: signed_with(new_key, processes.url), _SOON_S), "no new poll after the rotation"
+        assert [knows_admin(processes.url, word) for word in (admin, stack.folder.secret("admin-token"))] == [
+            True,
+            False,
+        ]
         before = load.progress().acked
         assert load.until(lambda: load.progress().acked > before + 100, _SOON_S), "no votes after the rotation"
         result = load.settle(_SOON_S)
@@ -200,8 +218,8 @@ def test_passwords_are_rotated_under_votes(
     assert (result["reconnects"], result["answers_complete"]) == (0, True)
     # And no password stands in a log
     told = "".join(log.read_text() for log in processes.logs.values())
-    passwords = [*new.values(), stack.folder.secret("database-password"), stack.folder.secret("broker-password")]
-    assert told and not [password for password in passwords if password in told]
+    all_secrets = [*new.values(), new_key, admin, *(file.read_text() for file in stack.folder.secrets.iterdir())]
+    assert told and not [secret for secret in all_secrets if secret.strip() in told]
 
 
 def with_password(url: str, password: str) -> str:
@@ -210,10 +228,17 @@ def with_password(url: str, password: str) -> str:
     return changed
 
 
-def rest_works(url: str) -> bool:
-    """Whether a worker makes a poll and answers."""
+def signed_with(key: str, url: str) -> bool:
+    """Whether a worker makes a poll, and the node signs its host's token with this key."""
     try:
-        rest.open_room(rest.parse_base(url), 7, OPTIONS)
+        room = rest.open_room(rest.parse_base(url), 7, OPTIONS)
+        return bool(Tokens([key], 3600).read_host(room.host_token))
+    except (rest.RestError, InvalidToken):
+        return False
+
+
+def knows_admin(url: str, token: str) -> bool:
+    try:
+        return bool(rest.call(rest.parse_base(url), "GET", "/api/config/log-level", token=token))
     except rest.RestError:
         return False
-    return True
