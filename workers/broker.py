@@ -12,7 +12,6 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -65,7 +64,6 @@ class CommandBroker(RabbitmqBroker):
         super().__init__(confirm_delivery=True, middleware=middleware)
         self._name = f"{settings.worker.name} consumer"
         self.use(settings.broker)
-        self.on_failed_login: Callable[[], None] = lambda: None
         self.dead_letters = dead_letters
         self.metrics = metrics
         self.stopping = threading.Event()
@@ -118,7 +116,6 @@ class CommandConsumer(_RabbitmqConsumer):
         try:
             self.connection = pika.BlockingConnection(broker.parameters)
         except (*_TROUBLE, OSError) as error:
-            broker.on_failed_login()
             raise ConnectionClosed(error) from None
         try:
             self.channel = self.connection.channel()

@@ -81,7 +81,7 @@ class WorkerProcess:
         self.secrets.watch(lambda changed: self.outbox.use(changed.broker))
         self.secrets.watch(lambda changed: self.broker.use(changed.broker))
         self.secrets.watch(lambda changed: database.use(changed.database.url))
-        self.outbox.on_failed_login = self.broker.on_failed_login = self.secrets.ask_soon
+        self.outbox.on_failed_login = self.secrets.ask_soon  # it connects all the time, to tell that it is alive
         database.on_failed_login(self.secrets.ask_soon)
         # In order of dependence: what is listed last stops first.
         self._part("secrets", self.secrets.start, self.secrets.close)
