@@ -120,7 +120,7 @@ job "votemill-node" {
         VOTEMILL_ENV                         = var.environment
         VOTEMILL_NODE__NAME                  = "node-${NOMAD_ALLOC_INDEX}"
         VOTEMILL_NODE__PUBLIC_URL            = var.public_url
-        VOTEMILL_SECRETS__PROVIDER           = "files"
+        VOTEMILL_SECRETS__PROVIDER           = "files" # pragma: allowlist secret
         VOTEMILL_SECRETS__FOLDER             = "${NOMAD_SECRETS_DIR}"
         VOTEMILL_SECURITY__SIGNING_KEYS_FILE = "${NOMAD_SECRETS_DIR}/signing-keys.json"
         VOTEMILL_SECURITY__ORIGINS           = "@json ${jsonencode(var.origins)}"

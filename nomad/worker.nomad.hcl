@@ -77,7 +77,7 @@ job "votemill-worker" {
       env {
         VOTEMILL_ENV               = var.environment
         VOTEMILL_WORKER__NAME      = "votes-${NOMAD_ALLOC_INDEX}"
-        VOTEMILL_SECRETS__PROVIDER = "files"
+        VOTEMILL_SECRETS__PROVIDER = "files" # pragma: allowlist secret
         VOTEMILL_SECRETS__FOLDER   = "${NOMAD_SECRETS_DIR}"
       }
 
@@ -171,7 +171,7 @@ EOT
       env {
         VOTEMILL_ENV               = var.environment
         VOTEMILL_WORKER__NAME      = "host-${NOMAD_ALLOC_INDEX}"
-        VOTEMILL_SECRETS__PROVIDER = "files"
+        VOTEMILL_SECRETS__PROVIDER = "files" # pragma: allowlist secret
         VOTEMILL_SECRETS__FOLDER   = "${NOMAD_SECRETS_DIR}"
       }
 

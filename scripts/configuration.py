@@ -21,7 +21,7 @@ from models.runtime.settings import EX_CONFIG, SECRETS, SECTIONS, SETTINGS_FILE,
 
 _VALUE = "a-value-that-stands-for-a-secret-0001"
 STAND_INS = {
-    "VOTEMILL_SECRETS__PROVIDER": "environment",
+    "VOTEMILL_SECRETS__PROVIDER": "environment",  # pragma: allowlist secret
     "VOTEMILL_DATABASE__URL": f"postgresql://votemill:{_VALUE}@database/votemill",
     "VOTEMILL_BROKER__URL": f"amqp://votemill:{_VALUE}@broker/%2F",
     "VOTEMILL_REDIS__URL": f"redis://:{_VALUE}@redis/0",

@@ -13,8 +13,8 @@ from tests.models.runtime.secrets.stores import Bao, Folder, SecretsManagerStore
 # What production needs beside secrets.
 NO_SECRETS = {"VOTEMILL_ENV": "production", "VOTEMILL_SECURITY__ORIGINS": '@json ["https://polls.example"]'}
 SECRETS = {
-    "database.url": "postgresql://votemill:database-of-this-test@database/votemill",
-    "broker.url": "amqp://votemill:broker-of-this-test@broker/%2F",
+    "database.url": "postgresql://votemill:database-of-this-test@database/votemill",  # pragma: allowlist secret
+    "broker.url": "amqp://votemill:broker-of-this-test@broker/%2F",  # pragma: allowlist secret
     "security.signing_keys": '{"keys": [{"key": "a-signing-key-of-this-test-and-no-other"}]}',
     "audit.address_key": "an-address-key-of-this-test-and-no-other",
 }

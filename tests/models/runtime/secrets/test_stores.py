@@ -17,7 +17,7 @@ from models.runtime.settings import Settings, SettingsError, load
 from tests.models.runtime.secrets.conftest import SECRETS
 from tests.models.runtime.secrets.stores import Store
 
-OTHER = "postgresql://votemill:another-one@database/votemill"
+OTHER = "postgresql://votemill:another-one@database/votemill"  # pragma: allowlist secret
 
 
 def problems() -> list[str]:
