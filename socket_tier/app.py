@@ -214,7 +214,7 @@ class Node:
             node_id=self.node_id,
         ).register()
         self.live.watch(self._take_over)
-        self.secrets = SecretWatch(settings, self.metrics.count)
+        self.secrets = SecretWatch(settings, self.metrics)
         self.secrets.watch(self._take_over_secrets)
         for link in self._links:
             link.on_failed_login = self.secrets.ask_soon

@@ -67,7 +67,7 @@ class WorkerProcess:
         self._parts: list[_Part] = []
         self.metrics = WorkerMetrics(settings)
         name = f"{settings.worker.name} {role}"
-        self.secrets = SecretWatch(settings, self.metrics.count)
+        self.secrets = SecretWatch(settings, self.metrics)
         database = open_database(settings.database, name)
         self.gate = DatabaseGate(database, self.metrics)
         client = open_redis(settings.redis)

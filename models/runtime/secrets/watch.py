@@ -8,12 +8,15 @@ from functools import partial
 from typing import Any
 
 from models.runtime.live_settings import replaced, value_of
+from models.runtime.metrics import Metrics
 from models.runtime.secrets.providers import SecretsAway, SecretsRefused, open_provider, usable
 from models.runtime.settings import SECRETS, SECTIONS, Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
 _LEAST_PAUSE_S = 5.0  # between two questions, however many logins fail
+
+_READ_AT_A_START = ("audit.address_key", "redis.url")
 
 
 class SecretWatch:
@@ -22,10 +25,10 @@ class SecretWatch:
     While the provider is away or holds what can't be used, the last secrets stay; that is counted and logged.
     """
 
-    def __init__(self, settings: Settings, count: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._current = settings
         self._provider = open_provider(settings.secrets, SECTIONS)
-        self._count = count
+        self._metrics = metrics
         self._watchers: list[Callable[[Settings], None]] = []
         self._run_there: Callable[[Callable[[], None]], Any] = lambda work: work()
         self._wanted = threading.Event()
@@ -84,7 +87,7 @@ class SecretWatch:
     def _failed(self, event: str, **fields: Any) -> None:
         log.error(event, extra=fields)
         if not self._closing.is_set():
-            self._run_there(partial(self._count, "secrets.failed"))
+            self._run_there(lambda: self._metrics.count("secrets.failed"))
 
     def _take_over(self, settings: Settings) -> None:
         keys = [key for key in SECRETS if value_of(settings, key) != value_of(self._current, key)]
@@ -95,5 +98,6 @@ class SecretWatch:
             self._failed("secrets_not_taken_over", keys=keys, error=type(error).__name__)
             return
         self._current = settings
-        self._count("secrets.changed")
-        log.info("secrets_changed", extra={"keys": keys})
+        self._metrics.count("secrets.changed")
+        waiting = [key for key in keys if key in _READ_AT_A_START]
+        log.info("secrets_changed", extra={"keys": keys} | ({"after_restart": waiting} if waiting else {}))

@@ -70,7 +70,7 @@ class Bao:
                 [_SERVER, "server", "-dev", "-dev-no-store-token", *options], env=env, stdout=out, stderr=out
             )
         deadline = time.monotonic() + _STARTS_WITHIN_S
-        while "Unseal Key: " not in log.read_text() or not self._answers():
+        while "Unseal Key: " not in log.read_text() or not self.answers():
             assert self._process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
         self._unseal_key = log.read_text().partition("Unseal Key: ")[2].split()[0]
@@ -116,7 +116,7 @@ class Bao:
                 found[accessor] = told
         return found
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         try:
             return bool(self.root.secrets.kv.v2.read_configuration())
         except (requests.RequestException, hvac.exceptions.VaultError):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from models.runtime.metrics import Metrics
 from models.runtime.secrets.watch import SecretWatch
 from models.runtime.settings import Settings, SettingsError, load
 from tests.models.runtime.secrets.conftest import SECRETS
@@ -26,14 +27,18 @@ def problems() -> list[str]:
     return error.value.problems
 
 
-class Taken:
+class Taken(Metrics):
     """What a watch has told and counted."""
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__(settings.metrics, "tests", "test")
         self.settings = settings
         self.counted: list[str] = []
-        self.watch = SecretWatch(settings, self.counted.append)
+        self.watch = SecretWatch(settings, self)
         self.watch.watch(self._take)
+
+    def count(self, name: str, by: int = 1) -> None:
+        self.counted.append(name)
 
     def _take(self, settings: Settings) -> None:
         self.settings = settings

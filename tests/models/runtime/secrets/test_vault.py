@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -16,11 +17,12 @@ import pytest
 
 from models.runtime.secrets.providers import SecretsAway, SecretsRefused
 from models.runtime.secrets.vault import Vault
-from models.runtime.settings import EX_CONFIG, SecretSettings, SettingsError, load
+from models.runtime.settings import EX_CONFIG, SECTIONS, SecretSettings, SettingsError, load
 from scripts.stack.ports import LOOPBACK, any_free
 from scripts.stack.run_folder import ROOT
 from tests.models.runtime.secrets.conftest import SECRETS, LeadTo
 from tests.models.runtime.secrets.stores import Bao, VaultStore
+from tests.models.runtime.secrets.test_stores import OTHER, eventually, watching
 
 pytestmark = pytest.mark.proves("FR-024", "US4.3")
 SOON_S = 5.0  # far above the time-outs below
@@ -179,6 +181,39 @@ def test_a_start_waits_for_a_vault_that_is_away_but_not_for_ever(
     sealed.__enter__()
     Timer(0.5, sealed.__exit__, (None, None, None)).start()
     assert load().database.url == SECRETS["database.url"]
+
+
+@pytest.mark.proves("FR-038")
+def test_while_vault_is_sealed_the_secrets_of_before_stay(
+    bao: Bao, tmp_path: Path, lead_to: LeadTo, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    store = VaultStore(bao, tmp_path)
+    store.hold(SECRETS)
+    lead_to(store.variables)
+    monkeypatch.setenv("VOTEMILL_SECRETS__REFRESH_S", "0.1")
+    with watching(load()) as taken:
+        with bao.sealed():
+            eventually(lambda: taken.counted.count("secrets.failed") >= 2)
+        assert taken.settings.database.url == SECRETS["database.url"]
+        eventually(bao.answers)
+        store.hold(SECRETS | {"database.url": OTHER, "redis.url": "redis://:pw@redis/0"})
+        eventually(lambda: taken.settings.database.url == OTHER)
+        eventually(lambda: "secrets.changed" in taken.counted)
+    (away, *_), (changed,) = (
+        [record for record in caplog.records if record.msg == event]
+        for event in ("secrets_unavailable", "secrets_changed")
+    )
+    assert away.__dict__["error"].endswith("is away: Vault is sealed")
+    assert changed.__dict__["keys"] == ["database.url", "redis.url"]
+    assert changed.__dict__["after_restart"] == ["redis.url"]
+
+
+@pytest.mark.proves("FR-018")
+def test_a_health_check_asks_no_store(bao: Bao, tmp_path: Path, lead_to: LeadTo) -> None:
+    lead_to(VaultStore(bao, tmp_path).variables)
+    with bao.sealed():
+        assert load(unused=SECTIONS).secrets.provider == "vault"
 
 
 @pytest.mark.proves("FR-028", "E5")
