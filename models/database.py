@@ -7,7 +7,7 @@ transaction is safe to repeat. Every other error (``peewee.DataError``, ``Integr
 import heapq
 import select
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -92,8 +92,7 @@ class _Pool(PooledPostgresqlDatabase):
         # The deadline of connecting, including the authentication; set to that of calls afterwards.
         connecting = type("_Connecting", (_Connection,), {"deadline_s": settings.connect_timeout_s})
         super().__init__(
-            # Peewee takes only this spelling for a connection string.
-            settings.url.replace("postgres://", "postgresql://", 1),
+            _spelled(settings.url),
             max_connections=settings.pool_size,
             timeout=settings.pool_wait_s,
             connection_factory=connecting,
@@ -102,6 +101,7 @@ class _Pool(PooledPostgresqlDatabase):
         )
         self._lock = nullcontext()  # guards only state that is kept per thread
         self._connecting = 0
+        self.on_failed_login: Callable[[], None] = lambda: None
         self._call_deadline_s = settings.call_deadline_s
 
     def _connect(self) -> psycopg2.extensions.connection:
@@ -123,6 +123,9 @@ class _Pool(PooledPostgresqlDatabase):
                     self._track(connection, time.time())
                 else:
                     self._pool_available.notify()
+            if connection is None:
+                # The server's reason is in its own language, so it may be another one, too.
+                self.on_failed_login()
 
     def _take_idle(self) -> psycopg2.extensions.connection | None:
         while self._connections:
@@ -208,6 +211,18 @@ class Database:
         with _two_families():
             return query.execute(self._pool)
 
+    def use(self, url: str) -> None:
+        """Connect there, or as another account, from now on. Connections that are open stay.
+
+        :raises psycopg2.Error: libpq doesn't understand the address; nothing is changed
+        """
+        psycopg2.extensions.parse_dsn(url)
+        self._pool.database = _spelled(url)
+
+    def on_failed_login(self, tell: Callable[[], None]) -> None:
+        """Have ``tell`` called by the thread that couldn't connect."""
+        self._pool.on_failed_login = tell
+
     def probe(self) -> float:
         """Milliseconds that a ``SELECT 1`` took, in a transaction of its own.
 
@@ -242,6 +257,11 @@ def open_database(settings: DatabaseSettings, application_name: str) -> Database
     psycopg2.extensions.set_wait_callback(_wait)
     psycopg2.extras.register_uuid()
     return Database(_Pool(settings, **_connect_options(settings, application_name)))
+
+
+def _spelled(url: str) -> str:
+    """The only spelling that peewee takes for a connection string."""
+    return url.replace("postgres://", "postgresql://", 1)
 
 
 def _connect_options(settings: DatabaseSettings, application_name: str) -> dict[str, Any]:

@@ -120,6 +120,8 @@ job "votemill-node" {
         VOTEMILL_ENV                         = var.environment
         VOTEMILL_NODE__NAME                  = "node-${NOMAD_ALLOC_INDEX}"
         VOTEMILL_NODE__PUBLIC_URL            = var.public_url
+        VOTEMILL_SECRETS__PROVIDER           = "files" # pragma: allowlist secret
+        VOTEMILL_SECRETS__FOLDER             = "${NOMAD_SECRETS_DIR}"
         VOTEMILL_SECURITY__SIGNING_KEYS_FILE = "${NOMAD_SECRETS_DIR}/signing-keys.json"
         VOTEMILL_SECURITY__ORIGINS           = "@json ${jsonencode(var.origins)}"
         VOTEMILL_SECURITY__TRUSTED_PROXIES   = "@json ${jsonencode(var.trusted_proxies)}"
@@ -133,15 +135,29 @@ job "votemill-node" {
         splay = "2m"
         data  = <<EOT
 {{ with nomadVar "nomad/jobs/votemill-node" }}
-VOTEMILL_BROKER__URL={{ .broker_url | toJSON }}
 VOTEMILL_REDIS__URL={{ .redis_url | toJSON }}
-VOTEMILL_SECURITY__ADMIN_TOKEN={{ .admin_token | toJSON }}
 VOTEMILL_AUDIT__ADDRESS_KEY={{ .address_key | toJSON }}
 {{ end }}
 EOT
       }
 
-      # Read again by the running node: rotating keys restarts nobody.
+      # Read again by the running node, as the signing keys below: rotating them restarts nobody.
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/broker.url"
+        change_mode = "noop"
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-node" }}{{ .broker_url }}{{ end }}
+EOT
+      }
+
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/security.admin_token"
+        change_mode = "noop"
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-node" }}{{ .admin_token }}{{ end }}
+EOT
+      }
+
       template {
         destination = "${NOMAD_SECRETS_DIR}/signing-keys.json"
         change_mode = "noop"

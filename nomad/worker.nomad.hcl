@@ -75,8 +75,27 @@ job "votemill-worker" {
       }
 
       env {
-        VOTEMILL_ENV          = var.environment
-        VOTEMILL_WORKER__NAME = "votes-${NOMAD_ALLOC_INDEX}"
+        VOTEMILL_ENV               = var.environment
+        VOTEMILL_WORKER__NAME      = "votes-${NOMAD_ALLOC_INDEX}"
+        VOTEMILL_SECRETS__PROVIDER = "files" # pragma: allowlist secret
+        VOTEMILL_SECRETS__FOLDER   = "${NOMAD_SECRETS_DIR}"
+      }
+
+      # Read again by the running worker: rotating them restarts nobody.
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/database.url"
+        change_mode = "noop"
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-worker" }}{{ .database_url }}{{ end }}
+EOT
+      }
+
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/broker.url"
+        change_mode = "noop"
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-worker" }}{{ .broker_url }}{{ end }}
+EOT
       }
 
       template {
@@ -86,8 +105,6 @@ job "votemill-worker" {
         splay       = "2m"
         data        = <<EOT
 {{ with nomadVar "nomad/jobs/votemill-worker" }}
-VOTEMILL_DATABASE__URL={{ .database_url | toJSON }}
-VOTEMILL_BROKER__URL={{ .broker_url | toJSON }}
 VOTEMILL_REDIS__URL={{ .redis_url | toJSON }}
 VOTEMILL_AUDIT__ADDRESS_KEY={{ .address_key | toJSON }}
 {{ end }}
@@ -152,8 +169,35 @@ EOT
       }
 
       env {
-        VOTEMILL_ENV          = var.environment
-        VOTEMILL_WORKER__NAME = "host-${NOMAD_ALLOC_INDEX}"
+        VOTEMILL_ENV               = var.environment
+        VOTEMILL_WORKER__NAME      = "host-${NOMAD_ALLOC_INDEX}"
+        VOTEMILL_SECRETS__PROVIDER = "files" # pragma: allowlist secret
+        VOTEMILL_SECRETS__FOLDER   = "${NOMAD_SECRETS_DIR}"
+      }
+
+      # Read again by the running worker: rotating them restarts nobody.
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/database.url"
+        change_mode = "noop"
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-worker" }}{{ .database_url }}{{ end }}
+EOT
+      }
+
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/database.replica_url"
+        change_mode = "noop"
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-worker" }}{{ with .replica_url }}{{ . }}{{ end }}{{ end }}
+EOT
+      }
+
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/broker.url"
+        change_mode = "noop"
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-worker" }}{{ .broker_url }}{{ end }}
+EOT
       }
 
       template {
@@ -163,9 +207,6 @@ EOT
         splay       = "2m"
         data        = <<EOT
 {{ with nomadVar "nomad/jobs/votemill-worker" }}
-VOTEMILL_DATABASE__URL={{ .database_url | toJSON }}
-{{ with .replica_url }}VOTEMILL_DATABASE__REPLICA_URL={{ . | toJSON }}{{ end }}
-VOTEMILL_BROKER__URL={{ .broker_url | toJSON }}
 VOTEMILL_REDIS__URL={{ .redis_url | toJSON }}
 VOTEMILL_AUDIT__ADDRESS_KEY={{ .address_key | toJSON }}
 {{ end }}

@@ -17,10 +17,11 @@ import msgspec
 
 from models.runtime import reading
 from models.runtime.expectations import is_secret
-from models.runtime.settings import EX_CONFIG, SECTIONS, SETTINGS_FILE, Settings, SettingsError, load
+from models.runtime.settings import EX_CONFIG, SECRETS, SECTIONS, SETTINGS_FILE, Settings, SettingsError, load
 
 _VALUE = "a-value-that-stands-for-a-secret-0001"
 STAND_INS = {
+    "VOTEMILL_SECRETS__PROVIDER": "environment",  # pragma: allowlist secret
     "VOTEMILL_DATABASE__URL": f"postgresql://votemill:{_VALUE}@database/votemill",
     "VOTEMILL_BROKER__URL": f"amqp://votemill:{_VALUE}@broker/%2F",
     "VOTEMILL_REDIS__URL": f"redis://:{_VALUE}@redis/0",
@@ -67,7 +68,7 @@ def check(environments: list[str]) -> int:
 def print_settings(settings: Settings) -> None:
     """Every key with its value and where that comes from: a variable, the environment's table, or the defaults."""
     for (section, key), kind, value in _keys(settings):
-        print(f"{section}.{key} = {shown(kind, value)}  # {_source(settings.environment, section, key)}")
+        print(f"{section}.{key} = {shown(kind, value)}  # {_source(settings, section, key, value)}")
 
 
 def print_differences(one: Settings, other: Settings) -> None:
@@ -96,13 +97,16 @@ def _keys(settings: Settings) -> Iterator[tuple[tuple[str, str], Any, Any]]:
             yield (name, field.name), field.type, getattr(getattr(settings, name), field.name)
 
 
-def _source(environment: str, section: str, key: str) -> str:
+def _source(settings: Settings, section: str, key: str, value: Any) -> str:
     name = reading.variable(section, key)
     for variable in os.environ:
         if variable == name or variable.startswith(f"{name}__"):
             return variable
-    of_environment = reading.tables(SETTINGS_FILE).get(environment, {})
-    return f"[{environment}.{section}]" if key in of_environment.get(section, {}) else f"[default.{section}]"
+    tables = reading.tables(SETTINGS_FILE)
+    written = {table: tables.get(table, {}).get(section, {}) for table in (settings.environment, reading.DEFAULT)}
+    if f"{section}.{key}" in SECRETS and value not in [found.get(key) for found in written.values()]:
+        return settings.secrets.provider
+    return next((f"[{table}.{section}]" for table, found in written.items() if key in found))
 
 
 def _parser() -> argparse.ArgumentParser:

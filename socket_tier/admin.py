@@ -26,7 +26,7 @@ class Admin:
     """GET and PUT /api/config/settings and log-level. All nodes and workers read both once a second."""
 
     def __init__(self, admin_token: str, cache: Cache, levels: LogLevels, live: LiveSettings, audit: Audit) -> None:
-        self._admin_token = admin_token
+        self.token = admin_token
         self._cache = cache
         self._levels = levels
         self._live = live
@@ -114,7 +114,7 @@ class Admin:
     def knows(self, given: str | None) -> bool:
         """Whether this is the admin token; compared in constant time."""
         shown = (given or "").encode(errors="surrogateescape")  # headers may hold any byte
-        return bool(self._admin_token) and hmac.compare_digest(shown, self._admin_token.encode())
+        return bool(self.token) and hmac.compare_digest(shown, self.token.encode())
 
     def _check(self, request: web.Request) -> None:
         if not self.knows(bearer_token(request)):

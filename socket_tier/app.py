@@ -10,6 +10,7 @@ from aiohttp import web
 
 from models.runtime.live_settings import LiveSettings
 from models.runtime.logs import LogLevels
+from models.runtime.secrets.watch import SecretWatch
 from models.runtime.settings import Settings
 from models.runtime.tokens import Tokens
 from models.wire import names, notices
@@ -18,6 +19,7 @@ from models.wire.polls import vote_update
 from socket_tier import pages
 from socket_tier.addresses import TrustedProxies
 from socket_tier.admin import Admin
+from socket_tier.amqp.link import Link
 from socket_tier.amqp.notices import NoticeInbox
 from socket_tier.amqp.publisher import Publisher
 from socket_tier.audit import Audit
@@ -73,8 +75,8 @@ class Node:
         self.settings = settings
         self.node_id: UUID = uuid4()
         self.metrics = NodeMetrics(settings.metrics, "node", settings.node.name)
-        keys = settings.security.key_ring()
-        self.tokens = Tokens(keys.usable(), settings.security.token_max_age_s)
+        self.keys = settings.security.key_ring()
+        self.tokens = Tokens(self.keys.usable(), settings.security.token_max_age_s)
         self.tasks = Tasks()
         self.sessions = Sessions()
         self.readiness = Readiness()
@@ -94,7 +96,7 @@ class Node:
             capacity=settings.batch.capacity_votes,
         )
         self.audit = Audit(self.commands, settings.audit, self.metrics)
-        self.key_watch = KeyWatch(keys, self.tokens, self.audit, settings.node.name)
+        self.key_watch = KeyWatch(self.keys, self.tokens, self.audit, settings.node.name)
         self.shedding = Shedding(settings.shed, self.buffer.share_held, self.metrics)
 
         # Redis
@@ -212,6 +214,10 @@ class Node:
             node_id=self.node_id,
         ).register()
         self.live.watch(self._take_over)
+        self.secrets = SecretWatch(settings, self.metrics)
+        self.secrets.watch(self._take_over_secrets)
+        for link in self._links:
+            link.on_failed_login = self.secrets.ask_soon
         self.app = self._web()
 
     def _take_over(self, settings: Settings) -> None:
@@ -221,6 +227,17 @@ class Node:
         room = settings.room
         self.ticker.change(room.tick_s, room.tick_per_member_s, room.results_per_s)
         self.levels.change_default(settings.log.level)
+
+    @property
+    def _links(self) -> tuple[Link, ...]:
+        return self.publisher.link, self.inbox.link
+
+    def _take_over_secrets(self, settings: Settings) -> None:
+        """The store has others: for connections from now on, and for whoever comes with a token."""
+        for link in self._links:
+            link.use(settings.broker)
+        self.keys.use(settings.security.listed_keys)
+        self.admin.token = settings.security.admin_token
 
     def _web(self) -> web.Application:
         edge = Edge(self.settings, self.proxies, self.tokens, self.limits, self.audit, self.metrics)
@@ -261,6 +278,7 @@ class Node:
         # Unwound in reverse: the buffer drains while the publisher still lives.
         app.cleanup_ctx.extend(
             [
+                self._run_secrets,
                 self._run_connections,
                 self._run_publisher,
                 self._run_redis,
@@ -273,6 +291,11 @@ class Node:
         return app
 
     # Lifecycles, in the order in which they start.
+
+    async def _run_secrets(self, _app: web.Application) -> AsyncIterator[None]:
+        self.secrets.start(asyncio.get_running_loop().call_soon_threadsafe)
+        yield
+        self.secrets.close()
 
     async def _run_connections(self, _app: web.Application) -> AsyncIterator[None]:
         running = keep_running(self.connections.run(), "connections")

@@ -47,6 +47,8 @@ COUNTERS = {
     "cut.connections_full": "connections refused because all places were taken by others in use: add nodes",
     "cut.connections_of_address": "connections refused because their address had too many open",
     "receipts.forgotten": "vote-recorded events not sent because too many commits were outstanding",
+    "secrets.changed": "times that other secrets were taken over",
+    "secrets.failed": "times that the store of secrets was away or held what can't be used; those of before stay",
     "security.foreign_participant": "votes with somebody else's participant id",
 }
 GAUGES = {

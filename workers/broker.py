@@ -24,7 +24,7 @@ from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import Interrupt, Middleware
 from dramatiq.worker import _WorkQueueItem
 
-from models.runtime.settings import Settings
+from models.runtime.settings import BrokerSettings, Settings
 from models.wire import names
 from workers import topology
 from workers.connection import parameters
@@ -62,13 +62,21 @@ class CommandBroker(RabbitmqBroker):
         prefetch: int,
     ) -> None:
         super().__init__(confirm_delivery=True, middleware=middleware)
-        self.parameters = parameters(settings.broker, f"{settings.worker.name} consumer")
+        self._name = f"{settings.worker.name} consumer"
+        self.use(settings.broker)
         self.dead_letters = dead_letters
         self.metrics = metrics
         self.stopping = threading.Event()
         self.hold_s = settings.worker.outage_hold_s
         self._prefetch = prefetch
         self._work: queue.PriorityQueue[_WorkQueueItem] | None = None
+
+    def use(self, settings: BrokerSettings) -> None:
+        """Connect there, or as another account, from the next time on; connections that are open stay.
+
+        :raises ValueError: an address can't be understood; nothing is changed
+        """
+        self.parameters = parameters(settings, self._name)
 
     def attach(self, worker: dramatiq.Worker) -> None:
         """Know the worker's queue, for messages that step aside."""

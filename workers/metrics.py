@@ -43,6 +43,8 @@ COUNTERS = {
     "heartbeats.dropped": "Heartbeats of nodes not stored because the database was away; a newer one follows.",
     "finals.settled": "Polls whose totals became final, or were corrected by a straggler.",
     "finals.reminded": "Closed polls of which the nodes were told again, since a node has not reported its batches.",
+    "secrets.changed": "Times that other secrets were taken over.",
+    "secrets.failed": "Times that the store of secrets was away or held what can't be used; those of before stay.",
     "retention.polls": "Polls past their retention that are gone with all that belonged to them.",
     "retention.archived": "Polls of which a copy was put into the archive first.",
     "retention.rows": "Rows deleted: of such polls, old participants, audit entries and bookkeeping.",

@@ -5,6 +5,7 @@ import queue
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,9 @@ class Outbox:
     """Publishes what other threads hand in. Bounded; reconnects by itself; closing sends what is still held."""
 
     def __init__(self, settings: BrokerSettings, metrics: WorkerMetrics, name: str, *, capacity: int = 10_000) -> None:
-        self._parameters = parameters(settings, f"{name} outbox")
+        self._name = f"{name} outbox"
+        self.on_failed_login: Callable[[], None] = lambda: None
+        self.use(settings)
         self._reconnect_max_s = settings.reconnect_max_s
         self._timeout_s = settings.publish_timeout_s
         self._metrics = metrics
@@ -57,6 +60,13 @@ class Outbox:
         self._pause_s = 0.1
         self._serviced_at = 0.0
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+
+    def use(self, settings: BrokerSettings) -> None:
+        """Connect there, or as another account, from the next time on; a connection that is open stays.
+
+        :raises ValueError: an address can't be understood; nothing is changed
+        """
+        self._parameters = parameters(settings, self._name)
 
     @property
     def waiting(self) -> int:
@@ -162,7 +172,11 @@ class Outbox:
     def _connect(self) -> None:
         if self._connection is not None and self._connection.is_open:
             return
-        self._connection = pika.BlockingConnection(self._parameters)
+        try:
+            self._connection = pika.BlockingConnection(self._parameters)
+        except pika.exceptions.AMQPError:
+            self.on_failed_login()
+            raise
         self._plain = self._connection.channel()
         topology.declare(self._plain)
         self._confirming = self._connection.channel()

@@ -10,6 +10,7 @@ from dramatiq.middleware import TimeLimit
 from models.database import open_database
 from models.runtime.live_settings import LiveSettings
 from models.runtime.logs import LogLevels
+from models.runtime.secrets.watch import SecretWatch
 from models.runtime.settings import Settings
 from models.wire import names
 from workers.actors import Lane
@@ -66,7 +67,9 @@ class WorkerProcess:
         self._parts: list[_Part] = []
         self.metrics = WorkerMetrics(settings)
         name = f"{settings.worker.name} {role}"
-        self.gate = DatabaseGate(open_database(settings.database, name), self.metrics)
+        self.secrets = SecretWatch(settings, self.metrics)
+        database = open_database(settings.database, name)
+        self.gate = DatabaseGate(database, self.metrics)
         client = open_redis(settings.redis)
         self.rooms = Rooms(client, settings.redis.room_ttl_s)
         self.fan_out = FanOut(client)
@@ -75,7 +78,13 @@ class WorkerProcess:
         self.dead_letters = DeadLetters(self.outbox, self.metrics)
         self.results = ResultsPublisher(self.gate, self.rooms, self.fan_out, self.metrics, settings.worker.tick_s)
         self.broker = self._open_broker()
+        self.secrets.watch(lambda changed: self.outbox.use(changed.broker))
+        self.secrets.watch(lambda changed: self.broker.use(changed.broker))
+        self.secrets.watch(lambda changed: database.use(changed.database.url))
+        self.outbox.on_failed_login = self.secrets.ask_soon  # it connects all the time, to tell that it is alive
+        database.on_failed_login(self.secrets.ask_soon)
         # In order of dependence: what is listed last stops first.
+        self._part("secrets", self.secrets.start, self.secrets.close)
         self._part("outbox", self.outbox.start, self.outbox.close)
         self._part("results", self.results.start, self.results.close)
         self._add_background()
@@ -125,6 +134,7 @@ class WorkerProcess:
         # Joins and reports never take the last two threads: those are the hosts'.
         lane = Lane(settings.worker.threads - 2)
         replica = ReplicaReads(settings, self.gate, self.metrics, f"{settings.worker.name} replica")
+        self.secrets.watch(replica.use)
         members = MemberActors(
             settings.worker, self.gate, replica, self.rooms, self.notices, requests, self.metrics, self.broker.stopping
         )
@@ -140,6 +150,7 @@ class WorkerProcess:
         finals = Finals(settings, self.gate, self.results, self.notices, self.metrics)
         self._periodic("finals", Finals.EVERY_S, finals.round)
         retention = Retention(settings, self.gate, self.rooms, self.metrics, self.broker.stopping)
+        self.secrets.watch(lambda changed: retention.use(changed.database))
         self._periodic("retention", Retention.EVERY_S, retention.round)
 
     def _add_background(self) -> None:

@@ -46,6 +46,15 @@ class ReplicaReads:
         self._unfit: str | None = "away"  # until the first look
         self._looking = Periodic("replica", _LOOK_EVERY_S, self._look, metrics)
 
+    def use(self, settings: Settings) -> None:
+        """Another address or account, for connections that are made from now on. One more standby, or none any more,
+        needs a restart.
+
+        :raises psycopg2.Error: libpq doesn't understand the address; nothing is changed
+        """
+        if self._standby is not None and settings.database.replica_url:
+            self._standby.use(settings.database.replica_url)
+
     def start(self) -> None:
         if self._standby is not None:
             self._looking.start()

@@ -24,7 +24,7 @@ from models.database import Database, DatabaseUnavailable, open_database
 from models.poll_archive import IncompleteArchive
 from models.retention_store import RetiredPoll
 from models.runtime import logs
-from models.runtime.settings import Settings, load_or_exit
+from models.runtime.settings import DatabaseSettings, Settings, load_or_exit
 from models.sole_run import sole_run
 from workers.archives import ArchiveUnavailable, open_archive
 from workers.cache import open_redis
@@ -61,6 +61,7 @@ class Retention:
         self, settings: Settings, gate: DatabaseGate, rooms: Rooms, metrics: WorkerMetrics, stopping: threading.Event
     ) -> None:
         self._settings = settings
+        self.use(settings.database)
         self._gate = gate
         self._rooms = rooms
         self._metrics = metrics
@@ -71,6 +72,10 @@ class Retention:
         self._gone: Counter[str] = Counter()
         self._kept_back: set[int] = set()
 
+    def use(self, database: DatabaseSettings) -> None:
+        """For the connection of its own that each round makes."""
+        self._database = database
+
     def round(self) -> Counter[str] | None:
         """How much of what went; ``failed`` is the number of polls that could not be archived. None while another
         process is at it.
@@ -78,7 +83,7 @@ class Retention:
         :raises DatabaseUnavailable, redis.RedisError: the next round goes on
         """
         self._gone, self._kept_back = Counter(), set()
-        with sole_run(self._settings.database, _LOCK_KEY, "votemill-retention") as check:
+        with sole_run(self._database, _LOCK_KEY, "votemill-retention") as check:
             if check is None:
                 return None
             self._check = check

@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("command", choices=("up", "down", "status"))
     parser.add_argument("--to", type=int, help="up: the last number to apply; down: the number to go back to")
     arguments = parser.parse_args()
-    settings = load_or_exit(unused=SECTIONS.keys() - {"database"}).database
+    settings = load_or_exit(unused=SECTIONS.keys() - {"database", "secrets"}).database
     try:
         if arguments.command == "status":
             for migration in migration_status(settings):

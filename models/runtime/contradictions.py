@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -12,8 +13,17 @@ from models.runtime.signing_keys import KeysUnusable
 if TYPE_CHECKING:
     from models.runtime.settings import Settings
 
+DEPLOYED = ("staging", "production")
 _IMPLIED_PORTS = {"http": ":80", "https": ":443"}
 _OF_NO_VALUE = "development-"  # how the secrets in settings.toml begin
+
+# Name and password without a character that ends them for one library or another; hosts, of PostgreSQL several.
+_CODED = r"%[0-9A-Fa-f]{2}"
+_NAME, _PASSWORD, _PART = (rf"(?:[^%@/?#\[\]\s{more}]|{_CODED})*" for more in (":", "", ":,"))
+_HOST = rf"(?:\[[\w:.%]+\]|{_PART})(?::\d*)?"
+_ADDRESS = re.compile(
+    rf"\w+://(?:{_NAME}(?::{_PASSWORD})?@)?{_HOST}(?:,{_HOST})*(?:[/?](?:[^%@\s]|{_CODED})*)?", re.ASCII
+)
 
 # After its sockets are gone a node still settles votes and confirms, and a worker its last transaction; each step has a
 # limit of its own, and these are their sums, in seconds.
@@ -27,19 +37,28 @@ _DAY_S = 86_400
 
 def contradictions(settings: Settings) -> list[str]:
     """One line for each, beginning with the key to change."""
-    problems = [*_edge(settings), *_times(settings), *_sizes(settings)]
-    if settings.environment in ("staging", "production"):
+    problems = [*_addresses(settings), *_edge(settings), *_times(settings), *_sizes(settings)]
+    if settings.environment in DEPLOYED:
         problems += _deployed(settings)
     if settings.environment == "production" and settings.limits.unlimited:
         problems.append("limits.unlimited: refused in production")
     return problems
 
 
+def _addresses(settings: Settings) -> Iterator[str]:
+    """What a library would take for something else, and tell in an error: a piece of a password as host or port."""
+    addresses = [("database.url", settings.database.url), ("database.replica_url", settings.database.replica_url)]
+    addresses += [("broker.url", url) for url in settings.broker.urls] + [("redis.url", settings.redis.url)]
+    for key, url in addresses:
+        if url and not _ADDRESS.fullmatch(url):
+            yield f"{key}: in a name or password, characters such as @ / ? # [ ] % must be percent-encoded"
+
+
 def _edge(settings: Settings) -> Iterator[str]:
     security = settings.security
     if not security.all_origins:
         yield "security.origins: an empty list would switch origin checks off; name the allowed origins"
-    if len(set(security.signing_keys)) < len(security.signing_keys):
+    if len({key.key for key in security.listed_keys}) < len(security.listed_keys):
         yield "security.signing_keys: the same key stands there twice"
     for origin in security.all_origins:
         if origin.endswith(_IMPLIED_PORTS[origin.partition(":")[0]]):
@@ -98,7 +117,7 @@ def _sizes(settings: Settings) -> Iterator[str]:
 def _deployed(settings: Settings) -> Iterator[str]:
     """What is for development only: secrets that everybody knows, and doors that are open."""
     security, environment = settings.security, settings.environment
-    if any(key.startswith(_OF_NO_VALUE) for key in security.signing_keys) and not security.signing_keys_file:
+    if any(key.key.startswith(_OF_NO_VALUE) for key in security.listed_keys) and not security.signing_keys_file:
         yield f"security.signing_keys: the development default is refused in {environment}"
     if settings.audit.address_key.startswith(_OF_NO_VALUE):
         yield f"audit.address_key: the development default is refused in {environment}"

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from models.runtime.contradictions import contradictions
-from models.runtime.expectations import expected, nearest
+from models.runtime.expectations import expected, is_secret, nearest
 from models.runtime.settings import SECTIONS, Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -70,8 +70,15 @@ def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
 
     :raises SettingsError: with every problem at once; then nothing is to be changed
     """
+    return replaced(settings, values, dict(changeable_keys()))
+
+
+def replaced(settings: Settings, values: Mapping[str, Any], kinds: Mapping[str, Any]) -> Settings:
+    """``settings`` with other values for keys of ``kinds``, each of its type; None changes nothing.
+
+    :raises SettingsError: with every problem at once
+    """
     problems: list[str] = []
-    kinds = dict(changeable_keys())
     wanted = settings
     for key, value in values.items():
         if key not in kinds:
@@ -82,7 +89,8 @@ def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
         try:
             wanted = _replaced(wanted, key.split("."), msgspec.convert(value, kinds[key]))
         except msgspec.ValidationError:
-            problems.append(f"{key}: expected {expected(kinds[key])}; got {value!r}")
+            got = "" if is_secret(kinds[key]) else f"; got {value!r}"
+            problems.append(f"{key}: expected {expected(kinds[key])}{got}")
     # What was there at the start isn't the change's fault.
     problems += sorted(set(contradictions(wanted)) - set(contradictions(settings)))
     if problems:

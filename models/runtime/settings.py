@@ -1,7 +1,8 @@
 """The only reader of settings.toml and the environment.
 
 Environments (development, test, staging, production) are chosen by ``VOTEMILL_ENV``; a variable such as
-``VOTEMILL_BATCH__MAX_VOTES`` overrides ``[batch] max_votes``. Everything is validated at start: all problems are
+``VOTEMILL_BATCH__MAX_VOTES`` overrides ``[batch] max_votes``. Secrets may come from elsewhere, as ``[secrets]`` says;
+``models.runtime.secrets`` tells running processes of new ones. Everything is validated at start: all problems are
 reported together, with the key and what is expected. What each key means stands beside it in settings.toml.
 """
 
@@ -9,18 +10,19 @@ import os
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from models.runtime import reading
-from models.runtime.contradictions import contradictions
-from models.runtime.expectations import nearest
-from models.runtime.signing_keys import KeyRing
+from models.runtime.contradictions import DEPLOYED, contradictions
+from models.runtime.expectations import is_secret, nearest
+from models.runtime.secrets.providers import SecretsRefused, gaps, open_provider, read_at_start, usable
+from models.runtime.signing_keys import KeyRing, SigningKey
 
 EX_CONFIG = 78  # sysexits.h
-ENVIRONMENTS = ("development", "test", "staging", "production")
+ENVIRONMENTS = ("development", "test", *DEPLOYED)
 SETTINGS_FILE = Path(__file__).resolve().parents[2] / "settings.toml"
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Count = Annotated[int, Meta(ge=1)]
@@ -32,7 +34,10 @@ Text = Annotated[str, Meta(min_length=1)]
 _HIDDEN = {"secret": True}
 Secret = Annotated[str, Meta(extra=_HIDDEN)]
 Key = Annotated[str, Meta(min_length=32, extra=_HIDDEN)]
-Keys = Annotated[list[Key], Meta(min_length=1, extra=_HIDDEN)]
+Keys = Annotated[
+    list[Key | SigningKey],
+    Meta(min_length=1, description="a list of at least 1, each text of at least 32 characters", extra=_HIDDEN),
+]
 
 
 def _address(form: str, pattern: str) -> Meta:
@@ -63,6 +68,21 @@ Origin = Annotated[
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One table of settings.toml."""
+
+
+class SecretSettings(Section):
+    provider: Literal["aws", "environment", "files", "vault"]
+    refresh_s: Seconds
+    timeout_s: Seconds
+    start_wait_s: Annotated[float, Meta(ge=0, le=600)]
+    folder: Text
+    vault_address: Annotated[str, Meta(pattern=r"^(https?://[^/ ]+/?)?$", description="https://HOST:PORT or nothing")]
+    vault_mount: Text
+    vault_path: str
+    vault_token_file: str
+    vault_role_id: str
+    vault_secret_id_file: str
+    aws_secret: str
 
 
 class DatabaseSettings(Section):
@@ -192,12 +212,17 @@ class SecuritySettings(Section):
         """The one list that CORS, Socket.IO and links go by."""
         return tuple(dict.fromkeys((*self.origins, *self.extra_origins)))
 
+    @property
+    def listed_keys(self) -> tuple[SigningKey, ...]:
+        """``signing_keys``, whatever stands in ``signing_keys_file``."""
+        return tuple(key if isinstance(key, SigningKey) else SigningKey(key) for key in self.signing_keys)
+
     def key_ring(self) -> KeyRing:
         """The signing keys, of the file when there is one.
 
         :raises KeysUnusable: it can't be read
         """
-        return KeyRing(self.signing_keys, Path(self.signing_keys_file) if self.signing_keys_file else None)
+        return KeyRing(self.listed_keys, Path(self.signing_keys_file) if self.signing_keys_file else None)
 
 
 class BudgetSettings(Section):
@@ -270,6 +295,7 @@ class Settings(msgspec.Struct, frozen=True):
     """All settings of one process. Built by ``load``; tests build variants with ``msgspec.structs.replace``."""
 
     environment: str
+    secrets: SecretSettings
     database: DatabaseSettings
     broker: BrokerSettings
     redis: RedisSettings
@@ -291,6 +317,13 @@ class Settings(msgspec.Struct, frozen=True):
 SECTIONS: dict[str, type[Section]] = {
     field.name: field.type for field in msgspec.structs.fields(Settings) if field.name != "environment"
 }
+# What a provider may hold, with its type.
+SECRETS: dict[str, Any] = {
+    f"{section}.{field.name}": field.type
+    for section, kind in SECTIONS.items()
+    for field in msgspec.structs.fields(kind)
+    if is_secret(field.type)
+}
 
 
 class SettingsError(Exception):
@@ -305,6 +338,7 @@ def load(settings_file: Path = SETTINGS_FILE, environment: str | None = None, un
     """Read and validate everything, for the environment that VOTEMILL_ENV names unless one is given.
 
     ``unused`` sections may contradict what a deployment needs: who doesn't use a secret shouldn't have to be given it.
+    With ``secrets`` among them no provider is asked, which may take a while otherwise (``secrets.start_wait_s``).
 
     :raises SettingsError: with every problem at once
     """
@@ -323,17 +357,55 @@ def load(settings_file: Path = SETTINGS_FILE, environment: str | None = None, un
         raw = reading.read(settings_file, environment)
     except reading.Unreadable as error:
         raise SettingsError([*problems, *error.problems]) from None
-    sections = reading.convert(SECTIONS, raw, tables.get(reading.DEFAULT, {}), problems)
+    defaults = tables.get(reading.DEFAULT, {})
+    held = _add_secrets(raw, defaults, environment, problems) if "secrets" not in unused else {}
+    sections = reading.convert(SECTIONS, raw, defaults, problems)
     if len(sections) == len(SECTIONS):
         settings = Settings(environment=environment, **sections)
-        wrong = {problem.partition(":")[0] for problem in problems}
+        # Nothing more is to be said of what is wrong, or of secrets that nobody could be asked for.
+        wrong = {problem.partition(":")[0] for problem in problems} | (SECRETS.keys() if held is None else set())
         for problem in contradictions(settings):
             key = problem.partition(":")[0]
             if key not in wrong and key.partition(".")[0] not in unused:
-                problems.append(problem)
+                problems.append(problem + _whereabouts(key, settings, held or ()))
         if not problems:
             return settings
     raise SettingsError(problems)
+
+
+def _add_secrets(
+    raw: dict[str, Any], defaults: dict[str, Any], environment: str, problems: list[str]
+) -> Collection[str] | None:
+    """Put what the provider holds among the values that are to be checked; its names, or None when it couldn't be
+    asked."""
+    misfits: list[str] = []  # named with those of all sections
+    found = reading.convert({"secrets": SecretSettings}, {"secrets": raw.get("secrets", {})}, defaults, misfits)
+    if misfits:
+        return None
+    settings: SecretSettings = found["secrets"]
+    if missing := gaps(settings, deployed=environment in DEPLOYED):
+        problems += missing
+        return None
+    try:
+        values, unknown = usable(
+            read_at_start(open_provider(settings, SECTIONS), settings.start_wait_s), SECRETS, SECTIONS
+        )
+    except SecretsRefused as error:
+        problems.append(str(error))
+        return None
+    problems += unknown
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        if (variable := reading.variable(section, key)) in os.environ:
+            problems.append(f"{name}: given twice, by {variable} and by secrets.provider; take one of them away")
+        elif isinstance(raw.setdefault(section, {}), dict):
+            raw[section][key] = value
+    return values
+
+
+def _whereabouts(key: str, settings: Settings, held: Collection[str]) -> str:
+    provider = settings.secrets.provider
+    return f"; {provider} holds none" if key in SECRETS and key not in held and provider != "environment" else ""
 
 
 def load_or_exit(unused: Collection[str] = ()) -> Settings:

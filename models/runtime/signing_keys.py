@@ -90,15 +90,20 @@ def read(path: Path) -> tuple[SigningKey, ...]:
 class KeyRing:
     """The keys in use by one process: those of a list, or those of a file as it is now."""
 
-    def __init__(self, listed: Sequence[str], file: Path | None) -> None:
+    def __init__(self, listed: Sequence[SigningKey], file: Path | None) -> None:
         """:raises KeysUnusable:"""
         self._file = file
         self._seen = _stamp(file)
-        self._keys = read(file) if file is not None else tuple(SigningKey(key) for key in listed)
+        self._keys = read(file) if file is not None else tuple(listed)
 
     def usable(self) -> list[str]:
         """As ``usable``, now."""
         return usable(self._keys, datetime.fromtimestamp(time.time(), UTC))
+
+    def use(self, listed: Sequence[SigningKey]) -> None:
+        """Take another list, unless there is a file."""
+        if self._file is None:
+            self._keys = tuple(listed)
 
     def refresh(self) -> None:
         """Read the file again if it has changed. One that can't be used leaves the keys as they are.

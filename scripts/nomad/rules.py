@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from models.runtime import reading
 from models.runtime.settings import SECTIONS, Settings, SettingsError, load
 from scripts.configuration import STAND_INS
 from scripts.nomad.jobs import Resolved, seconds
@@ -23,9 +24,11 @@ _START_S = 15  # from the placement of an allocation to its first passed check
 _UNUSED = {
     "node": {"database", "worker"},
     "worker": {"node", "security"},
-    "migrate": SECTIONS.keys() - {"database"},
+    "migrate": SECTIONS.keys() - {"database", "secrets"},
 }
 _SECRET = re.compile(r"(?i)password|secret|token|_key|signing|://[^/{$]*:[^/{$]*@")
+_STANDS_IN = "a-value-from-a-nomad-variable"
+_STORE = "VOTEMILL_SECRETS__"  # where secrets are, and none of them
 _ASSIGNED = re.compile(r"(VOTEMILL_\w+)=")
 
 
@@ -107,7 +110,7 @@ def _checks(resolved: Resolved) -> Iterator[str]:
 def _secrets(resolved: Resolved) -> Iterator[str]:
     for name, task, _ in resolved.tasks():
         for key, value in task.get("env", {}).items():
-            if _SECRET.search(f"{key}={value}") and not key.endswith("_FILE"):
+            if _SECRET.search(f"{key}={value}") and not (key.endswith("_FILE") or key.startswith(_STORE)):
                 yield f"{name}.env.{key}: a secret doesn't belong in a job file; render it from a Nomad variable"
         for template in _as_list(task.get("template")):
             used = re.findall(r'nomadVar "([^"]+)"', template["data"])
@@ -134,13 +137,13 @@ def _ours(resolved: Resolved) -> Iterator[str]:
 
 def _settings(resolved: Resolved, name: str, role: str, task: dict[str, Any], group: dict[str, Any]) -> Iterator[str]:
     given = {key: str(value) for key, value in task.get("env", {}).items()}
-    for template in _as_list(task.get("template")):
-        given |= {
-            key: STAND_INS.get(key, "a-value-from-a-nomad-variable") for key in _ASSIGNED.findall(template["data"])
-        }
+    templates = _as_list(task.get("template"))
+    for template in templates:
+        given |= {key: STAND_INS.get(key, _STANDS_IN) for key in _ASSIGNED.findall(template["data"])}
     given.pop("VOTEMILL_DATABASE__REPLICA_URL", None)
+    files = [Path(template["destination"]).name for template in templates]
     try:
-        with TemporaryDirectory() as folder, _only(given | _stand_in_files(given, Path(folder))):
+        with TemporaryDirectory() as folder, _only(given | _stand_in_files(given, files, Path(folder))):
             settings = load(unused=_UNUSED[role])
     except SettingsError as error:
         yield from (f"{name}: {problem}" for problem in error.problems)
@@ -160,14 +163,19 @@ def _times(name: str, role: str, task: dict[str, Any], group: dict[str, Any], se
             yield f"{name}: port http leads to {to}, but the node listens on {settings.node.port}"
 
 
-def _stand_in_files(given: dict[str, str], folder: Path) -> dict[str, str]:
-    """Where a template would put a file of signing keys, one with a key of no value."""
-    name = "VOTEMILL_SECURITY__SIGNING_KEYS_FILE"
-    if name not in given:
-        return {}
-    file = folder / "signing-keys.json"
-    file.write_text(json.dumps({"keys": [{"key": STAND_INS["VOTEMILL_AUDIT__ADDRESS_KEY"]}]}))
-    return {name: str(file)}
+def _stand_in_files(given: dict[str, str], files: list[str], folder: Path) -> dict[str, str]:
+    """Where templates would put files of secrets, such with secrets of no value."""
+    found = {}
+    if given.get(f"{_STORE}PROVIDER") == "files":
+        found[f"{_STORE}FOLDER"] = str(folder)
+        for name in set(files) - {"database.replica_url"}:
+            (folder / name).write_text(STAND_INS.get(reading.variable(*name.split(".")), _STANDS_IN))
+    keys_file = "VOTEMILL_SECURITY__SIGNING_KEYS_FILE"
+    if keys_file in given:
+        found[keys_file] = str(folder / "signing-keys.json")
+        keys = {"keys": [{"key": STAND_INS["VOTEMILL_AUDIT__ADDRESS_KEY"]}]}
+        Path(found[keys_file]).write_text(json.dumps(keys))
+    return found
 
 
 @contextmanager

@@ -44,6 +44,16 @@ class Link:
         self._gone = asyncio.Event()
         self._closing = False
         self._up = False
+        self.on_failed_login: Callable[[], None] = lambda: None
+        self.use(settings)
+
+    def use(self, settings: BrokerSettings) -> None:
+        """Connect there, or as another account, from the next time on; a connection that is open stays.
+
+        :raises ValueError: an address can't be understood; nothing is changed
+        """
+        for url in settings.urls:
+            pika.URLParameters(url)
         # The brokers of a cluster, the next one to try first; their order spreads the nodes over them.
         self._urls = deque(random.sample(settings.urls, len(settings.urls)))
 
@@ -112,6 +122,7 @@ class Link:
             if not opened.done():
                 log.warning("broker_connect_failed", extra={"link": self.name, "error": repr(error)})
                 opened.set_result(False)
+                self.on_failed_login()
 
         def ready(connection: AsyncioConnection) -> None:
             connection.add_on_connection_blocked_callback(lambda *_: self._set_blocked(True))

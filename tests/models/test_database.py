@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from urllib.parse import urlsplit, urlunsplit
 
@@ -271,6 +272,30 @@ def terminate(database: Database, pid: int) -> None:
     thread = threading.Thread(target=run)
     thread.start()
     thread.join(10)
+
+
+@pytest.mark.proves("FR-024")
+def test_another_account_is_used_from_the_next_connection_on(settings):
+    parts = urlsplit(settings.url)
+    stranger = urlunsplit(parts._replace(netloc=f"nobody:x@{parts.netloc.rpartition('@')[2]}"))
+    told: list[str] = []
+    with opened(settings) as database, ThreadPoolExecutor(1) as another:
+        database.on_failed_login(lambda: told.append("failed"))
+        before = backend(database)
+        # Given an address that libpq doesn't understand, nothing is changed
+        with pytest.raises(psycopg2.ProgrammingError):
+            database.use(f"{settings.url}?sslmodee=1")
+        # When another account is to be used, the connection that is open stays
+        database.use(stranger)
+        with database.transaction():
+            assert database.execute("SELECT pg_backend_pid()").fetchone()[0] == before
+            # And whoever needs a new one logs in as the other, which may be refused
+            with pytest.raises(DatabaseUnavailable, match="nobody"):
+                another.submit(database.probe).result()
+            assert told == ["failed"]
+            database.use(settings.url)
+            assert another.submit(database.probe).result() > 0
+        assert told == ["failed"]
 
 
 def test_other_users_of_psycopg2_in_the_process_are_not_disturbed(settings):

@@ -92,15 +92,21 @@ MISTAKES = [
     ),
     (
         "worker.nomad.hcl",
-        "VOTEMILL_DATABASE__URL={{ .database_url | toJSON }}\n",
-        "",
-        "database.url: an account without password",
+        '"${NOMAD_SECRETS_DIR}/database.url"',
+        '"${NOMAD_SECRETS_DIR}/database.uri"',
+        "database.uri: unknown secret; did you mean database.url?",
+    ),
+    (
+        "worker.nomad.hcl",
+        '"${NOMAD_SECRETS_DIR}/database.url"',
+        '"${NOMAD_SECRETS_DIR}/database-url"',
+        "database.url: an account without password or certificate is refused in staging; files holds none",
     ),
     (
         "node.nomad.hcl",
-        "VOTEMILL_BROKER__URL={{ .broker_url | toJSON }}\n",
+        "VOTEMILL_AUDIT__ADDRESS_KEY={{ .address_key | toJSON }}\n",
         "",
-        "broker.url: RabbitMQ's default account",
+        "audit.address_key: the development default is refused in staging; files holds none",
     ),
     (
         "variables/production.hcl",

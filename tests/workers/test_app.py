@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import models
 import workers
 from workers.metrics import COUNTERS, GAUGES, TIMINGS_MS
 
@@ -43,7 +44,8 @@ def test_importing_the_app_does_nothing():
 def test_every_metric_is_listed_with_its_meaning():
     used = {
         match
-        for file in Path(workers.__file__).parent.rglob("*.py")
+        for package in (workers, models)
+        for file in Path(package.__file__).parent.rglob("*.py")
         for match in re.findall(r'metrics\.(?:count|gauge|timing_ms)\(\s*"([^"]+)"', file.read_text())
     }
     assert used == COUNTERS.keys() | GAUGES.keys() | TIMINGS_MS.keys()

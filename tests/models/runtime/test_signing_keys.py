@@ -54,7 +54,7 @@ def test_where_the_clock_is_wrong_somebody_signs_all_the_same() -> None:
 def test_a_ring_takes_over_what_the_file_says_and_keeps_its_keys_when_it_says_nothing(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     write(file, OLD)
-    ring = KeyRing(["listed" * 6], file)
+    ring = KeyRing([SigningKey("listed" * 6)], file)
     assert ring.usable() == [OLD.key]
     # When the file is spoilt, or gone
     for spoil in (lambda: file.write_text('{"keys": [{"key": "secret-but-short"}]}'), file.unlink):
@@ -71,7 +71,14 @@ def test_a_ring_takes_over_what_the_file_says_and_keeps_its_keys_when_it_says_no
     assert ring.usable() == ["n" * 32, OLD.key]
 
 
-def test_without_a_file_the_list_counts() -> None:
-    ring = KeyRing(["a" * 32, "b" * 32], None)
+def test_without_a_file_the_list_counts_and_another_one_when_there_is_one(tmp_path: Path) -> None:
+    ring = KeyRing([SigningKey("a" * 32), SigningKey("b" * 32)], None)
     ring.refresh()
     assert ring.usable() == ["a" * 32, "b" * 32]
+    ring.use([SigningKey("c" * 32)])
+    assert ring.usable() == ["c" * 32]
+    # With a file it doesn't count
+    write(tmp_path / "keys.json", OLD)
+    ring = KeyRing([], tmp_path / "keys.json")
+    ring.use([SigningKey("c" * 32)])
+    assert ring.usable() == [OLD.key]

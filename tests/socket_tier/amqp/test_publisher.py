@@ -214,3 +214,21 @@ async def test_a_blocked_broker_refuses_at_once_and_takes_again_after_the_alarm(
     await eventually(lambda: publisher.trouble() is None, "unblocked", 30)
     async with asyncio.timeout(15):
         await publisher.publish("", queue, b"taken")
+
+
+@pytest.mark.proves("FR-024")
+async def test_a_login_that_fails_is_told_and_another_account_used_the_next_time(
+    settings: BrokerSettings, publisher: Publisher, proxy: Proxy
+) -> None:
+    told: list[str] = []
+    publisher.link.on_failed_login = lambda: told.append("failed")
+    # Given an address that can't be understood, nothing is changed
+    with pytest.raises(ValueError):
+        publisher.link.use(msgspec.structs.replace(settings, url=f"{settings.url}?heartbeat=often"))
+    # And with another account, the connection that is open stays
+    publisher.link.use(msgspec.structs.replace(settings, url=settings.url.replace("://", "://nobody-", 1)))
+    assert publisher.link.up and not told
+    publisher.link.reset()
+    await eventually(lambda: told, "a failed login")
+    publisher.link.use(settings)
+    await eventually(lambda: publisher.link.up, "a login")
