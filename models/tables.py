@@ -17,6 +17,10 @@ from peewee import (
 )
 from playhouse.postgres_ext import ArrayField, BinaryJSONField, DateTimeTZField, IdentityField
 
+# Tables ("nodes") and columns ("polls.final") that the database has and this version uses no more. The next one may
+# take them away: scripts/migration-check refuses that for what the version in service hasn't named here.
+RETIRED: frozenset[str] = frozenset()
+
 
 class Table(Model):
     """Names of tables are given, never derived from the class."""

@@ -4,8 +4,9 @@ import hmac
 import logging
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 from aiohttp import web
 
 from models.runtime.live_settings import Changes, LiveSettings, changeable_keys, changed, value_of
@@ -22,8 +23,25 @@ log = logging.getLogger(__name__)
 _LOGGER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,99}")
 
 
+_Word = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+
+
+class DeploymentNews(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the pipeline says of a deployment: who brings which image where, and how it ended."""
+
+    environment: _Word
+    image: _Word
+    by: _Word
+    outcome: Literal["begun", "ok", "failed"]
+    run: Annotated[str, msgspec.Meta(max_length=500)] = ""  # where the pipeline's run is to be read
+    problem: Annotated[str, msgspec.Meta(max_length=2000)] = ""
+
+
 class Admin:
-    """GET and PUT /api/config/settings and log-level. All nodes and workers read both once a second."""
+    """POST /api/config/deployments puts a deployment on record.
+
+    GET and PUT /api/config/settings and log-level: all nodes and workers read both once a second.
+    """
 
     def __init__(self, admin_token: str, cache: Cache, levels: LogLevels, live: LiveSettings, audit: Audit) -> None:
         self.token = admin_token
@@ -38,6 +56,7 @@ class Admin:
             web.put("/api/config/log-level", self.set_log_level),
             web.get("/api/config/settings", self.read_settings),
             web.put("/api/config/settings", self.change_settings),
+            web.post("/api/config/deployments", self.record_deployment),
         ]
 
     async def read_log_level(self, request: web.Request) -> web.Response:
@@ -89,6 +108,22 @@ class Admin:
         action = ",".join(f"{key}={value}" for key, value in body.items())
         self._audit.note("settings_changed", outcome="ok", action=action, address=request["address"])
         return self._settings_response()
+
+    async def record_deployment(self, request: web.Request) -> web.Response:
+        """Answered once the record is durable.
+
+        :raises Refused:
+        """
+        self._check(request)
+        try:
+            news = msgspec.convert(await json_body(request), DeploymentNews)
+        except msgspec.ValidationError as error:
+            raise Invalid(str(error), "invalid_payload") from error
+        event, outcome = ("deployment_begun", "ok") if news.outcome == "begun" else ("deployment", news.outcome)
+        details = {name: text for name in ("by", "run", "problem") if (text := getattr(news, name))}
+        action = f"{news.environment} {news.image}"
+        await self._audit.record(event, outcome=outcome, action=action, address=request["address"], **details)
+        return json_response({"success": True})
 
     def _validate(self, values: dict[str, Any]) -> None:
         try:

@@ -103,6 +103,18 @@ class Audit:
             self._repeated[what] = _Repeated(entry, now)
         self._write(entry)
 
+    async def record(self, event: str, *, outcome: str, action: str, address: str, **details: str) -> None:
+        """Put on record what must not be missing, whatever the budget. Returning means that it is durable.
+
+        :raises Refused: it is not; safe to do again
+        """
+        action, details = _printable(action), {name: _printable(text) for name, text in details.items()}
+        entry = AuditEntry(
+            now_us(), event, action, outcome, "", "", self.hashed(address), correlation_id.get(), details
+        )
+        await self._commands.send(RecordAudit((entry,)))
+        self._log(entry)
+
     def refusal(self, refusal: Refused, address: str) -> None:
         """Record what the edge refuses for its form or for its frequency, not what merely can't be done now."""
         if isinstance(refusal, RateLimited):
@@ -139,7 +151,10 @@ class Audit:
             self._summed_up_at = now
 
     def _write(self, entry: AuditEntry) -> None:
+        self._log(entry)
+        self._waiting.append(entry)
+
+    def _log(self, entry: AuditEntry) -> None:
         fields = ("outcome", "action", "room_code", "actor", "address", "details")
         shown = {name: value for name in fields if (value := getattr(entry, name))}
         log.log(logging.INFO if entry.outcome == "ok" else logging.WARNING, entry.event, extra=shown)
-        self._waiting.append(entry)

@@ -10,24 +10,27 @@ from playhouse.migrations import Migration, MigrationError, Runner
 from models.database import Database, open_database
 from models.runtime.settings import DatabaseSettings
 
+FOLDER = Path(__file__).parent
+
 # Playhouse's runner takes no lock: two deployments at once would both see the same migration pending.
 _LOCK_KEY = 6_864_553
 _LOCK = "SELECT pg_advisory_lock(%s)"
 _UNLOCK = "SELECT pg_advisory_unlock(%s)"
 # A migration that can't get its table lock soon fails, instead of making every vote queue up behind it.
-_LOCK_TIMEOUT = "SET lock_timeout = '5s'"
+LOCK_TIMEOUT_S = 5
+_LOCK_TIMEOUT = f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'"
 _STATEMENT_LIMIT_S = 3600.0
 
 
-def migrate_up(settings: DatabaseSettings, to: int | None = None) -> list[str]:
+def migrate_up(settings: DatabaseSettings, to: int | None = None, folder: Path = FOLDER) -> list[str]:
     """Apply what is pending, up to and including number ``to``. Returns the names applied."""
-    with _runner(settings) as runner:
+    with migration_runner(settings, folder) as runner:
         return runner.up(None if to is None else _named(runner, to))
 
 
-def migrate_down(settings: DatabaseSettings, to: int | None = None) -> list[str]:
+def migrate_down(settings: DatabaseSettings, to: int | None = None, folder: Path = FOLDER) -> list[str]:
     """Revert the newest migration, or all above number ``to`` (0: all of them). Returns the names reverted."""
-    with _runner(settings) as runner:
+    with migration_runner(settings, folder) as runner:
         if to is None:
             return runner.down()
         above = [migration.name for migration in runner.status() if migration.applied and migration.idx > to]
@@ -36,7 +39,7 @@ def migrate_down(settings: DatabaseSettings, to: int | None = None) -> list[str]
 
 def migration_status(settings: DatabaseSettings) -> list[Migration]:
     """Every migration in order; ``applied`` is None for one that is pending."""
-    with _runner(settings) as runner:
+    with migration_runner(settings) as runner:
         return runner.status()
 
 
@@ -48,7 +51,7 @@ def _named(runner: Runner, number: int) -> str:
 
 
 @contextmanager
-def _runner(settings: DatabaseSettings) -> Iterator[Runner]:
+def migration_runner(settings: DatabaseSettings, folder: Path = FOLDER) -> Iterator[Runner]:
     """A runner on one connection, which holds the lock."""
     database = _patient(settings)
     pool = database.peewee_database
@@ -56,7 +59,7 @@ def _runner(settings: DatabaseSettings) -> Iterator[Runner]:
         with pool.connection_context():
             database.execute(_LOCK, (_LOCK_KEY,))
             database.execute(_LOCK_TIMEOUT)
-            yield Runner(pool, directory=str(Path(__file__).parent))
+            yield Runner(pool, directory=str(folder))
             database.execute(_UNLOCK, (_LOCK_KEY,))
     finally:
         database.close()

@@ -49,14 +49,20 @@ class Nomad:
 
     def deployment_of(self, job_id: str, spec_index: int) -> dict[str, Any] | None:
         """The deployment of the job as it was registered at ``spec_index``; None while there is none."""
-        latest = self._call("GET", f"/v1/job/{job_id}/deployment")
-        return latest if latest and latest["JobSpecModifyIndex"] == spec_index else None
+        every = self._call("GET", f"/v1/job/{job_id}/deployments")
+        return next((each for each in every if each["JobSpecModifyIndex"] == spec_index), None)
+
+    def deployment(self, deployment_id: str) -> dict[str, Any]:
+        """One deployment as it is now."""
+        found: dict[str, Any] = self._call("GET", f"/v1/deployment/{deployment_id}")
+        return found
 
     def fail(self, deployment_id: str) -> None:
         """End a deployment; with auto_revert Nomad goes back to the last stable version."""
         self._call("POST", f"/v1/deployment/fail/{deployment_id}", {})
 
     def revert(self, job_id: str, version: int) -> None:
+        """Back to a version; without effect where the job is already what it was then."""
         self._call("POST", f"/v1/job/{job_id}/revert", {"JobID": job_id, "JobVersion": version})
 
     def dispatch(self, job_id: str, meta: dict[str, str]) -> str:

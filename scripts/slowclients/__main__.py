@@ -40,7 +40,7 @@ _WARM_UP_S = 2.0
 
 @dataclass(frozen=True)
 class Pair:
-    """One turn with slow clients, and the round's turn without. Memory of the node in MB, ``ends``: clients that were ended."""
+    """One turn with slow clients, and the round's turn without. Memory of the node in MB; ``ends``: clients ended."""
 
     without_p95_ms: float
     with_p95_ms: float

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from scripts.stack.progress import StepFailed, step
+from scripts.stack.progress import StepFailed, say, step
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 POLICY_ASIDE = Path("/usr/sbin/policy-rc.d.before-votemill")
@@ -133,3 +135,20 @@ def _as_root(command: list[str], out: object = subprocess.DEVNULL) -> int:
 
 def _rooted(command: list[str]) -> list[str]:
     return command if os.geteuid() == 0 else ["sudo", *command]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("packages", nargs="+", choices=PRESENT)
+    parser.add_argument("--log", type=Path, required=True)
+    options = parser.parse_args()
+    try:
+        install_missing(options.packages, options.log)
+    except StepFailed as failure:
+        say(f"✗ {failure}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

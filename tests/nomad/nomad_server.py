@@ -10,7 +10,23 @@ from typing import Any
 
 import pygohcl
 
-TOKEN = "of-this-test"
+from scripts.nomad.jobs import FOLDER
+
+TOKEN, OPERATORS_TOKEN = "of-the-pipeline", "of-an-operator"
+_POLICIES = {TOKEN: "pipeline", OPERATORS_TOKEN: "operator"}
+
+# Each call with the capabilities one of which Nomad demands for it.
+_CALLS = (
+    ("POST", r"/v1/jobs/parse", "parse", {"parse-job", "submit-job"}),
+    ("POST", r"/v1/jobs", "register", {"submit-job"}),
+    ("GET", r"/v1/job/([^/]+)", "job", {"read-job"}),
+    ("GET", r"/v1/job/([^/]+)/deployments", "deployments_of", {"read-job"}),
+    ("GET", r"/v1/job/(.+)/allocations", "allocations", {"read-job"}),
+    ("GET", r"/v1/deployment/([^/]+)", "deployment", {"read-job"}),
+    ("POST", r"/v1/deployment/fail/([^/]+)", "fail", {"submit-job"}),
+    ("POST", r"/v1/job/([^/]+)/revert", "revert", {"submit-job"}),
+    ("POST", r"/v1/job/([^/]+)/dispatch", "dispatch", {"dispatch-job"}),
+)
 
 
 class Refusal(Exception):
@@ -22,13 +38,20 @@ class Refusal(Exception):
 
 
 class Cluster:
-    """Jobs, deployments and runs. ``outcomes`` says how a job's next deployment or run ends; ``running`` is never."""
+    """Jobs, deployments and runs.
+
+    ``outcomes`` says how a job's next deployment or run ends, ``running`` is never; after a deployment that isn't
+    successful the versions that are reverted to are, unless ``reverts`` says otherwise. While there are
+    ``answers_without_leader`` left, calls get nothing but those.
+    """
 
     def __init__(self, outcomes: dict[str, str]) -> None:
         self.outcomes = outcomes
+        self.reverts = "successful"
+        self.answers_without_leader = 0
         self.jobs: dict[str, dict[str, Any]] = {}
-        self.images: dict[str, list[str]] = {}  # each version's, by job
-        self.deployments: dict[str, dict[str, Any]] = {}
+        self.versions: dict[str, list[dict[str, Any]]] = {}
+        self.deployments: dict[str, list[dict[str, Any]]] = {}
         self.runs: dict[str, str] = {}
         self.calls: list[str] = []
         self._index = 100
@@ -50,11 +73,11 @@ class Cluster:
         if body["EnforceIndex"] and body["JobModifyIndex"] != (present["JobModifyIndex"] if present else 0):
             raise Refusal(500, f"Enforcing job modify index {body['JobModifyIndex']}: conflicting job modify index")
         assert body["PreserveCounts"]
-        self._put(job, self.outcomes.get(job["ID"], "successful"))
-        return {"EvalID": "", "JobModifyIndex": self.jobs[job["ID"]]["JobModifyIndex"]}
+        registered = self._put(job, self.outcomes.get(job["ID"], "successful"))
+        return {"EvalID": "", "JobModifyIndex": registered["JobModifyIndex"]}
 
     def dispatch(self, job_id: str, body: dict[str, Any]) -> dict[str, Any]:
-        parameters = self._job(job_id)["Parameterized"]
+        parameters = self.job(job_id)["Parameterized"]
         if parameters is None:
             raise Refusal(500, "Specified job is not a parameterized job")
         if missing := set(parameters["meta_required"]) - body["Meta"].keys():
@@ -63,70 +86,94 @@ class Cluster:
         self.runs[run] = self.outcomes.get(job_id, "complete")
         return {"DispatchedJobID": run, "EvalID": ""}
 
-    def deployment_of(self, job_id: str) -> dict[str, Any] | None:
-        self._job(job_id)
-        return self.deployments.get(job_id)
+    def allocations(self, run: str) -> list[dict[str, Any]]:
+        return [{"ClientStatus": self.runs[run]}]
 
-    def fail(self, deployment_id: str) -> dict[str, Any]:
-        job_id = deployment_id.removeprefix("deployment-of-")
-        self.deployments[job_id] |= {"Status": "failed", "StatusDescription": "marked as failed"}
-        self._auto_revert(job_id)
+    def deployments_of(self, job_id: str) -> list[dict[str, Any]]:
+        self.job(job_id)
+        return self.deployments.get(job_id, [])
+
+    def deployment(self, deployment_id: str) -> dict[str, Any]:
+        for found in self.deployments.values():
+            for deployment in found:
+                if deployment["ID"] == deployment_id:
+                    return deployment
+        raise Refusal(404, "deployment not found")
+
+    def fail(self, deployment_id: str, _body: Any) -> dict[str, Any]:
+        deployment = self.deployment(deployment_id)
+        if deployment["Status"] != "running":
+            raise Refusal(500, "can't fail terminal deployment")
+        self._failed(deployment, "Deployment marked as failed")
         return {}
 
     def revert(self, job_id: str, body: dict[str, Any]) -> dict[str, Any]:
-        job = self._job(job_id)
-        if body["JobVersion"] == job["Version"]:
-            raise Refusal(500, f"can't revert to current version {job['Version']}")
-        self._put({**job, "Image": self.images[job_id][body["JobVersion"]]}, "successful")
+        job, wanted = self.job(job_id), body["JobVersion"]
+        if wanted == job["Version"]:
+            raise Refusal(500, "can't revert to current version")
+        if wanted >= len(self.versions[job_id]):
+            raise Refusal(500, f'job "{job_id}" in namespace "default" at version {wanted} not found')
+        self._put(self.versions[job_id][wanted], self.reverts)
         return {}
 
-    def _put(self, job: dict[str, Any], outcome: str) -> None:
-        job_id = job["ID"]
-        self._index += 1
-        images = self.images.setdefault(job_id, [])
-        images.append(job["Image"])
-        self.jobs[job_id] = job | {"JobModifyIndex": self._index, "Version": len(images) - 1}
-        if job["Type"] == "service":
-            self.deployments[job_id] = {
-                "ID": f"deployment-of-{job_id}",
-                "Status": outcome,
-                "StatusDescription": "Failed due to unhealthy allocations" if outcome == "failed" else "",
-                "JobSpecModifyIndex": self._index,
-            }
-            if outcome == "failed":
-                self._auto_revert(job_id)
-
-    def _auto_revert(self, job_id: str) -> None:
-        """To the version before, as a new version; the failed deployment stays the latest that anybody looks at."""
-        if len(self.images[job_id]) > 1:
-            self.images[job_id].append(self.images[job_id][-2])
-            self.jobs[job_id] |= {"Image": self.images[job_id][-1], "Version": len(self.images[job_id]) - 1}
-
-    def _job(self, job_id: str) -> dict[str, Any]:
+    def job(self, job_id: str) -> dict[str, Any]:
         if job_id not in self.jobs:
             raise Refusal(404, "job not found")
         return self.jobs[job_id]
 
-    def answer(self, method: str, path: str, body: Any) -> Any:
+    def _put(self, job: dict[str, Any], outcome: str) -> dict[str, Any]:
+        """A new version with a deployment, unless it is just what is there already."""
+        job_id, present = job["ID"], self.jobs.get(job["ID"])
+        if present is not None and present["Image"] == job["Image"]:
+            return present
+        self._index += 1
+        stored = job | {"JobModifyIndex": self._index, "Stable": False}
+        stored["Version"] = len(self.versions.setdefault(job_id, []))
+        self.versions[job_id].append(stored)
+        self.jobs[job_id] = stored
+        if job["Type"] != "service":
+            return stored
+        begun = self.deployments.setdefault(job_id, [])
+        if begun and begun[-1]["Status"] == "running":
+            begun[-1] |= {"Status": "cancelled", "StatusDescription": "Cancelled due to newer version of job"}
+        deployment = {
+            "ID": f"deployment-{self._index}",
+            "JobID": job_id,
+            "Status": outcome,
+            "StatusDescription": "",
+            "JobSpecModifyIndex": self._index,
+        }
+        begun.append(deployment)
+        stored["Stable"] = outcome == "successful"
+        if outcome == "failed":
+            self._failed(deployment, "Failed due to unhealthy allocations")
+        return stored
+
+    def _failed(self, deployment: dict[str, Any], why: str) -> None:
+        """With auto_revert: the latest stable version comes again as a new one, with a deployment of its own."""
+        deployment |= {"Status": "failed", "StatusDescription": why}
+        stable = [version for version in self.versions[deployment["JobID"]] if version["Stable"]]
+        if stable:
+            self._put(stable[-1], self.reverts)
+
+    def answer(self, method: str, path: str, body: Any, token: str | None) -> Any:
         self.calls.append(f"{method} {path}")
-        if (method, path) == ("POST", "/v1/jobs/parse"):
-            return self.parse(body)
-        if (method, path) == ("POST", "/v1/jobs"):
-            return self.register(body)
-        if found := re.fullmatch(r"/v1/deployment/fail/(.+)", path):
-            return self.fail(found[1])
-        if found := re.fullmatch(r"/v1/job/(.+)/allocations", path):
-            return [{"ClientStatus": self.runs[found[1]]}]
-        if found := re.fullmatch(r"/v1/job/([^/]+)(?:/(deployment|dispatch|revert))?", path):
-            match found[2]:
-                case "deployment":
-                    return self.deployment_of(found[1])
-                case "dispatch":
-                    return self.dispatch(found[1], body)
-                case "revert":
-                    return self.revert(found[1], body)
-            return self._job(found[1])
+        if self.answers_without_leader:
+            self.answers_without_leader -= 1
+            raise Refusal(500, "No cluster leader")
+        for wanted_method, pattern, name, capabilities in _CALLS:
+            if method == wanted_method and (found := re.fullmatch(pattern, path)):
+                if not capabilities & _capabilities(token):
+                    raise Refusal(403, "Permission denied")
+                return getattr(self, name)(*found.groups(), *([] if body is None else [body]))
         raise Refusal(404, "Invalid path")
+
+
+def _capabilities(token: str | None) -> set[str]:
+    if token not in _POLICIES:
+        return set()
+    policy = pygohcl.loads((FOLDER / "policies" / f"{_POLICIES[token]}.hcl").read_text())
+    return set(policy["namespace"]["default"]["capabilities"])
 
 
 @contextmanager
@@ -138,14 +185,13 @@ def serving(cluster: Cluster) -> Iterator[str]:
             size = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(size)) if size else None
             try:
-                if self.headers["X-Nomad-Token"] != TOKEN:
-                    raise Refusal(403, "Permission denied")
-                status, answer = 200, json.dumps(cluster.answer(self.command, self.path, body))
+                answer = cluster.answer(self.command, self.path, body, self.headers["X-Nomad-Token"])
+                status, text = 200, json.dumps(answer)
             except Refusal as refusal:
-                status, answer = refusal.status, str(refusal)
+                status, text = refusal.status, str(refusal)
             self.send_response(status)
             self.end_headers()
-            self.wfile.write(answer.encode())
+            self.wfile.write(text.encode())
 
         do_POST = do_GET
 
@@ -153,7 +199,7 @@ def serving(cluster: Cluster) -> Iterator[str]:
             """Nothing: the calls are noted in the cluster."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, name="nomad", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="nomad", daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

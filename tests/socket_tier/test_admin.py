@@ -57,6 +57,25 @@ async def test_nonsense_is_refused(rest: Rest, admin: dict[str, str], body: obje
     assert (await rest.request("PUT", PATH, json=body, headers=admin)).status == 400
 
 
+DEPLOYMENTS = "/api/config/deployments"
+NEWS = {"environment": "staging", "image": "votemill:1", "by": "ada", "outcome": "ok"}
+
+
+@pytest.mark.proves("SC-009")
+@pytest.mark.parametrize(
+    "change", [{"outcome": "maybe"}, {"by": ""}, {"image": 1}, {"problem": "x" * 2001}, {"more": "x"}]
+)
+async def test_no_deployment_is_recorded_that_makes_no_sense(
+    rest: Rest, admin: dict[str, str], change: dict[str, object]
+) -> None:
+    assert (await rest.request("POST", DEPLOYMENTS, json=NEWS | change, headers=admin)).status == 400
+
+
+@pytest.mark.proves("SC-009")
+async def test_nobody_else_records_a_deployment(rest: Rest) -> None:
+    assert (await rest.request("POST", DEPLOYMENTS, json=NEWS)).status == 403
+
+
 SETTINGS = "/api/config/settings"
 
 

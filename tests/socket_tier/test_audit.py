@@ -120,6 +120,16 @@ async def test_an_attack_from_everywhere_fills_no_disk_and_hides_no_host(
     assert await stage.passes(20) == []
 
 
+@pytest.mark.proves("FR-012", "SC-009")
+async def test_what_must_be_on_record_needs_no_budget_and_is_durable_or_refused(stage: Stage) -> None:
+    for _ in range(20):
+        await stage.audit.record("deployment", outcome="ok", action="staging votemill:1", address=ADDRESS, by="a\x00b")
+    assert [entry.details for entry in stage.stored] == [{"by": "a\ufffdb"}] * 20
+    stage.broker_away = True
+    with pytest.raises(BrokerUnavailable):
+        await stage.audit.record("deployment", outcome="ok", action="staging votemill:1", address=ADDRESS)
+
+
 async def test_what_a_host_does_twice_is_written_twice(stage: Stage) -> None:
     for _ in range(2):
         stage.audit.note("state_change_asked", outcome="ok", action="open", room_code="ABC234")

@@ -21,6 +21,7 @@ from socket_tier.shared_limits import SharedLimits
 from tests.models.stalling_proxy import StallingProxy
 from tests.socket_tier.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("redis_url")  # that of the stack, which the settings name
 BURST = 10
 
 

@@ -1,0 +1,1 @@
+"""The way of a version from a checkout to production, stage by stage."""
