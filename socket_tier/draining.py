@@ -52,9 +52,10 @@ async def _close(node: Node, eio_sids: Sequence[str]) -> None:
     direct = [socket for socket in sockets if isinstance(socket, DirectSocket)]
     for socket in direct:
         socket.stop_listening()
-    deadline = asyncio.get_running_loop().time() + _ANSWERS_S
     await node.buffer.settle(_ANSWERS_S)
-    while any(socket.busy for socket in direct) and asyncio.get_running_loop().time() < deadline:
+    for _ in range(round(_ANSWERS_S / _LOOK_EVERY_S)):
+        if not any(socket.busy for socket in direct):
+            break
         await asyncio.sleep(_LOOK_EVERY_S)
     for eio_sid in eio_sids:
         node.server.go_away(eio_sid)

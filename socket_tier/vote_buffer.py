@@ -131,7 +131,7 @@ class VoteBuffer:
         confirmed.add_done_callback(lambda done: self._settled(batch, receipts, done))
 
     async def settle(self, timeout_s: float) -> bool:
-        """Publish what is held and wait until every vote taken so far is answered; False if not in ``timeout_s`` seconds."""
+        """Publish what is held; whether every vote taken so far is answered within ``timeout_s`` seconds."""
         self.flush()
         if not self._unsettled:
             return True

@@ -47,7 +47,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--as-browsers",
         action="store_true",
-        help="come back after a cut as the MVP's page does: at first after 0.5 to 1.5 s, five times (default: sooner, always)",
+        help="come back after a cut like the MVP's page: in 0.5 to 1.5 s, at most five times (else sooner, for ever)",
     )
     parser.add_argument("--processes", type=int, help="load processes (default: as few as fit)")
     parser.add_argument("--dsn", help="database for the account (default: DATABASE_URL of the environment or the run)")

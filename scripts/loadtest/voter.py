@@ -31,12 +31,16 @@ _ACCEPTED = b'[{"success":true'
 
 @dataclass
 class Counts:
-    """What happened to the voters of one process beside the ledger; ``problem`` is the latest in words."""
+    """What happened to the voters of one process beside the ledger; ``problem`` is the latest in words.
+
+    ``failed_returns``: tries to come back after a cut that did not succeed.
+    """
 
     joined: int = 0
     acked: int = 0
     recorded: int = 0
     reconnects: int = 0
+    failed_returns: int = 0
     resent: int = 0
     ack_timeouts: int = 0
     double_acks: int = 0
@@ -63,7 +67,7 @@ class Seat:
 class Comeback:
     """How a voter comes back after a cut.
 
-    Before each try comes a pause, ``first_s`` seconds, doubled up to ``most_s``, each half as long to half as long again.
+    Before each try comes a pause: ``first_s`` seconds, doubled up to ``most_s``, and up to a half shorter or longer.
     After ``tries`` it gives up; None: never.
     """
 
@@ -154,6 +158,7 @@ class Voter:
                 self._counts.problem = str(refusal)
                 self._leaving = self._leaving or refusal.for_good
             self._drop()
+            self._counts.failed_returns += self._away_since > 0
             pause_s = next(pauses, None)
             if pause_s is None:
                 self._leaving = True

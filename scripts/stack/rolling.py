@@ -1,8 +1,8 @@
 """scripts/rolling-restart: restarts workers and nodes one after the other, with the code of this checkout or another.
 
 Workers come first: what a new node sends, no old worker may know. The next process has its turn when the one before it
-does its work again: a worker takes messages, a node is ready and the balancer sends browsers to it. When one doesn't come
-back nothing else is touched.
+does its work again: a worker takes messages, a node is ready and the balancer sends browsers to it. When one doesn't
+come back nothing else is touched.
 
 Processes keep the settings that scripts/up gave them, and the checkout that it belongs to stays in use: it supervises.
 """
@@ -13,6 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from scripts.stack.run_folder import ROOT, RunFolder, write_private
 from scripts.stack.services import haproxy
 from scripts.stack.supervision import Supervisor, wait_until
 
+_ORDER = ("worker", "host-worker", "node")
 _LOCK = "requirements.lock"
 _BALANCED_WITHIN_S = 30
 _INSTALLED_WITHIN_S = 300
@@ -35,13 +37,10 @@ class Process:
 
     def __init__(self, folder: RunFolder, name: str) -> None:
         self.name = name
-        self._folder = folder
+        self.kind = name.rpartition("-")[0]
         self._file = launch_file(folder, name)
         self._description: dict[str, Any] = json.loads(self._file.read_text())
         self._env: dict[str, str] = self._description["env"]
-        self.kind: str = self._description["group"]
-        # What several processes share: they stand in for each other.
-        self.work = "nodes" if self.kind == "node" else f"workers for {self._description['argv'][-1]}"
 
     def use(self, code: Path, python: str) -> None:
         """Run this code from the next start on."""
@@ -49,15 +48,15 @@ class Process:
         self._description |= {"cwd": str(code), "argv": [python, *self._description["argv"][1:]]}
         write_private(self._file, json.dumps(self._description, indent=2))
 
-    def readiness(self) -> Callable[[], bool]:
-        """Called before the stop; tells afterwards whether the process works again."""
+    def readiness(self, *, works: bool) -> Callable[[], bool]:
+        """Tells after a restart whether the process works again. Called before it; does it work now?"""
         if self.kind == "node":
             port = int(self._env["VOTEMILL_NODE__PORT"])
             return lambda: haproxy.answers_ready(port)
         broker = self._env["VOTEMILL_BROKER__URL"]
-        queue = VOTES_QUEUE if self._description["argv"][-1] == "votes" else HOST_QUEUE
-        before = max(1, consumers(broker, queue))
-        return lambda: consumers(broker, queue) >= before
+        queue = VOTES_QUEUE if self.kind == "worker" else HOST_QUEUE
+        wanted = consumers(broker, queue) + (0 if works else 1)
+        return lambda: consumers(broker, queue) >= wanted
 
 
 class RollingRestart:
@@ -70,26 +69,26 @@ class RollingRestart:
         self._folder = folder
         self._supervisor = supervisor
         self._code = code
-        if not all((code / package / "__main__.py").exists() for package in ("socket_tier", "workers")):
+        if not all((code / file).exists() for file in ("socket_tier/__main__.py", "workers/__main__.py", _LOCK)):
             raise StepFailed(f"{code} is no checkout of Votemill")
-        self._python = _interpreter(code, folder)
+        self._python = interpreter(code, folder)
         install_browser_library(folder, code / "socket_tier" / "web")
 
     def order(self, names: Sequence[str]) -> list[Process]:
-        """The processes of these names, or all that run: workers for votes, other workers, nodes.
+        """The processes of these names, or all that nobody has stopped: workers for votes, other workers, nodes.
 
-        :raises StepFailed: a name is none of a running node or worker
+        :raises StepFailed: a name is none of those
         """
-        states = self._supervisor.states()
-        ours = [Process(self._folder, name) for name in states if name.rpartition("-")[0] in _ORDER]
-        running = {process.name: process for process in ours if states[process.name] in ("RUNNING", "STARTING")}
-        if unknown := [name for name in names if name not in running]:
-            raise StepFailed(f"{', '.join(unknown)}: choose from {', '.join(running)}")
-        for work in sorted({process.work for process in running.values()}):
-            if sum(process.work == work for process in running.values()) == 1:
-                say(f"! there is only one of the {work}: whatever needs it waits while it restarts")
-        chosen = [running[name] for name in names or running]
-        return sorted(chosen, key=lambda process: _ORDER.index(process.name.rpartition("-")[0]))
+        on = [name for name, state in self._supervisor.states().items() if state != "STOPPED"]
+        known = {name: Process(self._folder, name) for name in on if name.rpartition("-")[0] in _ORDER}
+        if unknown := [name for name in names if name not in known]:
+            raise StepFailed(f"{', '.join(unknown)}: choose from {', '.join(known)}")
+        kinds = Counter(process.kind for process in known.values())
+        chosen = sorted((known[name] for name in names or known), key=lambda process: _ORDER.index(process.kind))
+        for process in chosen:
+            if kinds[process.kind] == 1:
+                say(f"! {process.name} has no second beside it: what needs it waits while it restarts")
+        return chosen
 
     def restart(self, process: Process) -> None:
         """Stop it, start it with the code, and wait until it works again.
@@ -97,7 +96,8 @@ class RollingRestart:
         :raises StepFailed: it does not
         """
         name = process.name
-        is_ready = process.readiness()
+        wait_until(lambda: self._state(name) != "STARTING", READY_WITHIN_S, f"{name} neither runs nor ends")
+        is_ready = process.readiness(works=self._state(name) == "RUNNING")
         balancer = _BalancerLog(self._folder)
         with step(name):
             try:
@@ -108,20 +108,18 @@ class RollingRestart:
                 self._supervisor.start_program(name)
             if status:
                 say(f"! {name} did not stop in order (exit status {status})")
-            wait_until(
-                is_ready, READY_WITHIN_S, f"{name} did not become ready", self._folder.log(name), self._is_dying(name)
-            )
+            log = self._folder.log(name)
+            wait_until(is_ready, READY_WITHIN_S, f"{name} did not become ready", log, lambda: self._is_dying(name))
             if process.kind == "node":
-                wait_until(
-                    lambda: balancer.sends_to(name), _BALANCED_WITHIN_S, f"the balancer does not send anybody to {name}"
-                )
+                problem = f"the balancer sends nobody to {name}"
+                wait_until(lambda: balancer.sends_to(name), _BALANCED_WITHIN_S, problem, self._folder.log(haproxy.NAME))
 
-    def _is_dying(self, name: str) -> Callable[[], bool]:
+    def _is_dying(self, name: str) -> bool:
         # The servers are up: nothing that ends right after its start only waits for them.
-        return lambda: self._supervisor.states()[name] in ("BACKOFF", "FATAL")
+        return self._state(name) in ("BACKOFF", "FATAL")
 
-
-_ORDER = ("worker", "host-worker", "node")
+    def _state(self, name: str) -> str:
+        return self._supervisor.states()[name]
 
 
 class _BalancerLog:
@@ -141,7 +139,7 @@ class _BalancerLog:
         return not known or last.startswith(b"UP")
 
 
-def _interpreter(code: Path, folder: RunFolder) -> str:
+def interpreter(code: Path, folder: RunFolder) -> str:
     """The Python that has the packages of this code.
 
     :raises StepFailed: they can't be installed
@@ -184,7 +182,7 @@ def main() -> int:
             for process in rolling.order(options.names):
                 rolling.restart(process)
     except StepFailed as failure:
-        say(f"✗ {failure}\nNothing else was touched. scripts/rolling-restart of the code of before takes it back.")
+        say(f"✗ {failure}\nAll others were left as they are. The same with --from and the earlier code goes back.")
         return 1
     return 0
 
