@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, get_args
+from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
 
 from models.runtime.tokens import HostToken, ParticipantToken, Tokens
-from models.wire.commands import ROUTES, Command
-from models.wire.notices import Notice
-from models.wire.polls import BrowserRole, PollSnapshot
-from socket_tier import cache
-from socket_tier.amqp import notices
-from tests.models.wire.frozen import frozen
-from workers.encoder import CommandEncoder
+from tests.models.wire.frozen import READERS, Read, frozen, said_by
 
-_COMMANDS = {actor: (msgspec.json.Decoder(command), queue) for command, (actor, queue) in ROUTES.items()}
 _KEY = "frozen-key-of-no-value-000000000001"  # pragma: allowlist secret
 _LONG_S = 10**10
-
-
-def command(message: bytes) -> Any:
-    """As a worker reads it."""
-    envelope = CommandEncoder().decode(message)
-    decoder, queue = _COMMANDS[envelope["actor_name"]]
-    assert envelope["queue_name"] == queue
-    (argument,) = envelope["args"]
-    return decoder.decode(argument)
-
-
-Read = Callable[[bytes], Any]
-READERS: dict[str, tuple[Read, Iterable[type]]] = {
-    "commands": (command, get_args(Command)),
-    "notices": (notices._decoder.decode, get_args(Notice)),
-    "snapshots": (cache._snapshot.decode, [PollSnapshot]),
-    "browser_roles": (cache._role.decode, [BrowserRole]),
-}
 EACH_FROZEN = [
-    pytest.param(READERS[name][0], line, id=f"{name}-{i}") for name in READERS for i, line in enumerate(frozen(name))
+    pytest.param(read, line, id=f"{name}-{number}")
+    for name, (read, _) in READERS.items()
+    for number, line in enumerate(frozen(name))
 ]
-
-
-def plain(message: bytes) -> Any:
-    """What a message says, without the envelope of a command."""
-    said = msgspec.json.decode(message)
-    return said["args"][0] if "actor_name" in said else said
 
 
 def spelled(value: Any) -> Any:
@@ -81,7 +51,7 @@ def of_tomorrow(value: Any) -> Any:
 @pytest.mark.proves("FR-027")
 @pytest.mark.parametrize(("read", "message"), EACH_FROZEN)
 def test_what_a_version_before_has_sent_is_understood(read: Read, message: bytes) -> None:
-    assert keeps(spelled(read(message)), plain(message))
+    assert keeps(spelled(read(message)), said_by(message))
 
 
 @pytest.mark.proves("FR-027")
@@ -101,7 +71,7 @@ def test_a_field_that_a_later_version_adds_is_passed_over(read: Read, message: b
 @pytest.mark.parametrize("name", READERS)
 def test_each_kind_of_message_is_frozen_with_all_its_fields(name: str) -> None:
     read, kinds = READERS[name]
-    whole = {type(read(line)) for line in frozen(name) if spelled(read(line)) == plain(line)}
+    whole = {type(read(line)) for line in frozen(name) if spelled(read(line)) == said_by(line)}
     assert whole == set(kinds), "freeze what is new: a line in tests/models/wire/messages"
 
 
