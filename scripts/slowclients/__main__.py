@@ -134,9 +134,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--kind", nargs="+", default=[ALL], choices=[ALL, *KINDS], metavar="KIND")
     parser.add_argument("--count", type=int, default=500, help="slow clients of each kind (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="of each turn (default %(default)s)")
-    parser.add_argument(
-        "--pairs", type=int, default=5, help="rounds: a turn without, then one with each kind (default %(default)s)"
-    )
+    parser.add_argument("--pairs", type=int, default=5, help="rounds: a turn without, then one with each kind (default %(default)s)")
     parser.add_argument("--voters", type=int, default=500, help="honest voters in one room (default %(default)s)")
     parser.add_argument("--rate", type=float, default=500, help="their votes a second (default %(default)s)")
     parser.add_argument("--json", type=Path, help="all figures (default: slow-clients.json in the run folder)")
