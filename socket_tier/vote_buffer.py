@@ -130,6 +130,14 @@ class VoteBuffer:
         self._unsettled.add(confirmed)
         confirmed.add_done_callback(lambda done: self._settled(batch, receipts, done))
 
+    async def settle(self, timeout_s: float) -> bool:
+        """Publish what is held; whether every vote taken so far is answered within ``timeout_s`` seconds."""
+        self.flush()
+        if not self._unsettled:
+            return True
+        _, pending = await asyncio.wait(tuple(self._unsettled), timeout=timeout_s)
+        return not pending
+
     async def flushed(self, poll_id: int, timeout_s: float) -> tuple[int, tuple[UUID, ...]]:
         """Publish what is held and wait until every batch sent so far is settled.
 
@@ -137,11 +145,8 @@ class VoteBuffer:
 
         :raises TimeoutError: batches are still unsettled after ``timeout_s`` seconds
         """
-        self.flush()
-        if self._unsettled:
-            _, pending = await asyncio.wait(tuple(self._unsettled), timeout=timeout_s)
-            if pending:
-                raise TimeoutError
+        if not await self.settle(timeout_s):
+            raise TimeoutError
         published = self._published.get(poll_id)
         return (published.confirmed, tuple(published.unclear)) if published else (0, ())
 
@@ -152,9 +157,7 @@ class VoteBuffer:
     async def close(self, timeout_s: float) -> None:
         """Refuse new votes; those held still get an answer, within ``timeout_s`` seconds."""
         self._closed = True
-        self.flush()
-        if self._unsettled:
-            await asyncio.wait(tuple(self._unsettled), timeout=timeout_s)
+        await self.settle(timeout_s)
 
     def _longest_wait_s(self) -> float:
         """How long the first vote of a batch waits for others. A message costs as much as the work of dozens of votes,

@@ -88,7 +88,7 @@ class Tokens:
 
     def read_host(self, text: str) -> HostToken:
         """:raises InvalidToken:"""
-        return self._read(self._host, text, lambda value: HostToken(*value))
+        return self._read(self._host, text, lambda value: HostToken(value[0], value[1]))
 
     def sign_browser(self, browser_id: UUID) -> str:
         """The cookie's value."""

@@ -1,7 +1,6 @@
 """Commands from nodes to workers. Each is the single argument of the Dramatiq actor named in ``ROUTES``.
 
-Structs ignore fields they don't know and give new fields a default, so that two versions one apart understand each
-other. Times are microseconds since the epoch by the sending node's clock.
+Times are microseconds since the epoch by the sending node's clock.
 """
 
 from typing import Annotated
@@ -12,7 +11,7 @@ import msgspec
 from models.wire import names
 from models.wire.polls import PollState
 
-FORMAT = 1
+FORMAT = 1  # when it rises: see models.wire
 
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 OptionIndex = Annotated[int, msgspec.Meta(ge=0, le=32767)]

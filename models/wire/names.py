@@ -1,8 +1,4 @@
-"""Names that two processes must agree on: queues, exchanges, events, Redis keys, Socket.IO rooms.
-
-A name is changed by adding the new one beside the old one and removing the old one a release later: two versions one
-apart run side by side during a deployment.
-"""
+"""Names that two processes must agree on: queues, exchanges, events, Redis keys, Socket.IO rooms."""
 
 from uuid import UUID
 

@@ -14,6 +14,7 @@ from scripts.faults.stack import RunningStack
 from scripts.loadtest import account, report, rest
 from scripts.loadtest.crowd import Progress
 from scripts.loadtest.fleet import Fleet, seat_voters
+from scripts.loadtest.voter import EAGER, Comeback
 
 T = TypeVar("T")
 
@@ -25,12 +26,14 @@ _ANSWERS_S = 40.0
 
 @dataclass(frozen=True)
 class Size:
-    """``rate``: votes/s over all voters, whatever the answers. ``at_most_s``: the voters leave by themselves then."""
+    """``rate``: votes/s over all voters, whatever the answers. ``at_most_s``: the voters leave by themselves then.
+    ``comeback``: how they come back after a cut."""
 
     voters: int = 100
     rate: float = 400
     rooms: int = 2
     at_most_s: float = 300
+    comeback: Comeback = EAGER
 
 
 class Load:
@@ -47,7 +50,7 @@ class Load:
         seats = seat_voters(
             size.voters, [(room.code, room.options) for room in self.rooms], [(self._base.host, self._base.port)]
         )
-        self._fleet = Fleet(seats, secrets.token_hex(4), size.rate, 1, size.at_most_s, self._note)
+        self._fleet = Fleet(seats, secrets.token_hex(4), size.rate, 1, size.at_most_s, self._note, size.comeback)
         self._acked = 0
         self._began = self._acked_at = self.struck_at = 0.0
         self._voting = False

@@ -14,6 +14,7 @@ from time import monotonic
 from scripts.loadtest import account, report, rest
 from scripts.loadtest.crowd import Progress
 from scripts.loadtest.fleet import CannotConnect, Fleet, ProcessDied, fitting_processes, seat_voters
+from scripts.loadtest.voter import BROWSER, EAGER
 
 _OPTIONS = 4
 _ANSWERS_S = 30.0
@@ -42,6 +43,11 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rooms", type=int, default=1, help="polls to spread them over")
     parser.add_argument(
         "--from", dest="sources", action="append", help="address that voters come from, may be given several times"
+    )
+    parser.add_argument(
+        "--as-browsers",
+        action="store_true",
+        help="come back after a cut like the MVP's page: in 0.5 to 1.5 s, at most five times (else sooner, for ever)",
     )
     parser.add_argument("--processes", type=int, help="load processes (default: as few as fit)")
     parser.add_argument("--dsn", help="database for the account (default: DATABASE_URL of the environment or the run)")
@@ -124,7 +130,12 @@ def run_load(
         wanted.sources or [None],
     )
     processes = wanted.processes or fitting_processes(wanted.voters, wanted.rate)
-    with Fleet(seats, secrets.token_hex(4), wanted.rate, min(processes, wanted.voters), at_most_s, show) as fleet:
+    run, processes, comeback = (
+        secrets.token_hex(4),
+        min(processes, wanted.voters),
+        BROWSER if wanted.as_browsers else EAGER,
+    )
+    with Fleet(seats, run, wanted.rate, processes, at_most_s, show, comeback) as fleet:
         fleet.gather(join_s)
         phase, phase_from, phase_s = "voting", monotonic(), wanted.seconds
         fleet.vote(wanted.seconds, _LATE_VOTES_S if wanted.close else 0.0)

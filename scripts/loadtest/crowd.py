@@ -21,7 +21,7 @@ import uvloop
 
 from scripts.loadtest.ledger import VoterLedger
 from scripts.loadtest.schedule import ClosedLoop, OpenLoop, Schedule
-from scripts.loadtest.voter import Counts, Seat, Voter
+from scripts.loadtest.voter import EAGER, Comeback, Counts, Seat, Voter
 
 HANDSHAKES_IN_FLIGHT = 200
 """Over all processes of a run."""
@@ -38,6 +38,7 @@ class Plan:
     rate: float | None
     handshakes: int
     at_most_s: float
+    comeback: Comeback = EAGER
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class SocketSeen:
-    """What one voter's socket saw of its room's results; times in monotonic seconds, ``totals`` None without frames."""
+    """What one voter's socket saw of its room's results; times in monotonic seconds, ``totals`` None without frames.
+
+    ``away_s``: the longest time between a cut and the next join.
+    """
 
     room: str
     frames: int
@@ -98,11 +102,12 @@ class SocketSeen:
     totals: tuple[int, ...] | None
     totals_since: float
     went_back: int
+    away_s: float
 
 
 @dataclass
 class Outcome:
-    """Everything a process knows. ``last_ack_at`` per room, monotonic seconds."""
+    """Everything a process knows. ``last_ack_at`` per room, monotonic seconds. ``gave_up``: voters gone for good."""
 
     ledgers: list[VoterLedger]
     latencies_ms: "array[float]"
@@ -111,6 +116,7 @@ class Outcome:
     last_ack_at: dict[str, float]
     acked_in_window: int
     overdue: int
+    gave_up: int
     cpu_s: float
     voting_cpu_s: float
 
@@ -129,7 +135,8 @@ class Crowd:
         self._overdue = 0
         gate = asyncio.Semaphore(plan.handshakes)
         self._voters = [
-            Voter(seat, plan.run, self._schedule, self._counts, self._latencies_ms, gate) for seat in plan.seats
+            Voter(seat, plan.run, self._schedule, self._counts, self._latencies_ms, gate, plan.comeback)
+            for seat in plan.seats
         ]
 
     async def run(self, orders: Pipe, news: Pipe) -> None:
@@ -230,6 +237,7 @@ class Crowd:
             last_ack_at=last_ack_at,
             acked_in_window=self._acked_in_window,
             overdue=self._overdue,
+            gave_up=sum(voter.gone() for voter in self._voters),
             cpu_s=used.ru_utime + used.ru_stime,
             voting_cpu_s=max(self._voting_cpu_s, 0.0),
         )
@@ -238,7 +246,15 @@ class Crowd:
 def _seen(voter: Voter) -> SocketSeen:
     watch = voter.updates
     totals = tuple(int(part) for part in watch.totals.split(b",") if part.strip()) if watch.frames else None
-    return SocketSeen(voter.seat.room, watch.frames, watch.max_per_s, totals, watch.totals_since, watch.went_back)
+    return SocketSeen(
+        voter.seat.room,
+        watch.frames,
+        watch.max_per_s,
+        totals,
+        watch.totals_since,
+        watch.went_back,
+        voter.away_s(monotonic()),
+    )
 
 
 def add_counts(parts: list[Counts]) -> Counts:

@@ -29,7 +29,7 @@ from scripts.loadtest.crowd import (
     process_main,
 )
 from scripts.loadtest.ledger import VoterLedger
-from scripts.loadtest.voter import Seat
+from scripts.loadtest.voter import EAGER, Comeback, Seat
 
 _VOTERS_PER_PROCESS = 2000
 _VOTES_PER_PROCESS_PER_S = 15_000
@@ -71,7 +71,7 @@ class Fleet:
     """``processes`` load processes with their share of ``seats`` and of ``rate`` (votes/s, None: closed loop).
 
     ``on_progress`` gets the sum several times a second while a method waits. ``at_most_s``: every process ends
-    by itself after so long, whatever happens to this one.
+    by itself after so long, whatever happens to this one. ``comeback``: how voters come back after a cut.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Fleet:
         processes: int,
         at_most_s: float,
         on_progress: Callable[[Progress], None] = lambda _: None,
+        comeback: Comeback = EAGER,
     ) -> None:
         self._voters = len(seats)
         self._on_progress = on_progress
@@ -92,6 +93,7 @@ class Fleet:
                 rate / processes if rate else None,
                 max(1, HANDSHAKES_IN_FLIGHT // processes),
                 at_most_s,
+                comeback,
             )
             for part in range(processes)
         ]

@@ -97,6 +97,9 @@ def build_report(
         "ack_latency": asdict(latency_of([outcome.latencies_ms for outcome in outcomes])),
         "updates": asdict(updates_of([seen for outcome in outcomes for seen in outcome.sockets], account, last_ack_at)),
         "reconnects": counts.reconnects,
+        "failed_returns": counts.failed_returns,
+        "longest_away_s": round(max((seen.away_s for outcome in outcomes for seen in outcome.sockets), default=0.0), 2),
+        "gave_up": sum(outcome.gave_up for outcome in outcomes),
         "resent": counts.resent,
         "ack_timeouts": counts.ack_timeouts,
         "double_acks": counts.double_acks,
@@ -142,7 +145,9 @@ def render(report: dict[str, Any]) -> str:
         f" final totals {updates['final_seen_s']:g} s after the last ack"
         + (f", {updates['stale_sockets']:,} sockets never saw them" if updates["stale_sockets"] else "")
         + (f", {updates['went_back']:,} older after newer" if updates["went_back"] else ""),
-        f"  connections   {report['reconnects']:,} reconnects, {report['resent']:,} votes sent again,"
+        f"  connections   {report['reconnects']:,} reconnects, at most {report['longest_away_s']:g} s away,"
+        f" {report['failed_returns']:,} failed tries, {report['gave_up']:,} voters gave up,"
+        f" {report['resent']:,} votes sent again,"
         f" {report['ack_timeouts']:,} acks given up",
         f"  the tool      {report['tool_cpu_s']:g} s CPU, {report['tool_cpu_us_per_vote'] or 0:g} µs a vote",
         _verdict(report, account),

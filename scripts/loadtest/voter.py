@@ -4,7 +4,9 @@ import asyncio
 import random
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice, repeat
 from time import monotonic
 from typing import Any
 
@@ -20,7 +22,6 @@ ACK_PATIENCE_S = 20.0
 LONGEST_PAUSE_S = 10.0
 """However long a refusal asks to wait, a load must end."""
 _REFUSED_WITHOUT_TIME_S = 0.5
-_BACKOFF_FIRST_S, _BACKOFF_MOST_S = 0.2, 5.0
 _JOIN_ACK = 0
 _MOST_NAMES = 20
 
@@ -30,12 +31,16 @@ _ACCEPTED = b'[{"success":true'
 
 @dataclass
 class Counts:
-    """What happened to the voters of one process beside the ledger; ``problem`` is the latest in words."""
+    """What happened to the voters of one process beside the ledger; ``problem`` is the latest in words.
+
+    ``failed_returns``: tries to come back after a cut that did not succeed.
+    """
 
     joined: int = 0
     acked: int = 0
     recorded: int = 0
     reconnects: int = 0
+    failed_returns: int = 0
     resent: int = 0
     ack_timeouts: int = 0
     double_acks: int = 0
@@ -58,6 +63,31 @@ class Seat:
     source: str | None = None  # the address it comes from; None: whichever the system chooses
 
 
+@dataclass(frozen=True)
+class Comeback:
+    """How a voter comes back after a cut.
+
+    Before each try comes a pause: ``first_s`` seconds, doubled up to ``most_s``, and up to a half shorter or longer.
+    After ``tries`` it gives up; None: never.
+    """
+
+    first_s: float
+    most_s: float
+    tries: int | None = None
+
+    def pauses(self) -> Iterator[float]:
+        """Before each try."""
+        pause_s = self.first_s
+        for _ in islice(repeat(None), self.tries):
+            yield pause_s * (0.5 + random.random())
+            pause_s = min(pause_s * 2, self.most_s)
+
+
+EAGER = Comeback(0.2, 5.0)
+BROWSER = Comeback(1.0, 5.0, 5)
+"""As socket.io-client does it in the MVP's page (wire contract)."""
+
+
 class JoinRefused(Exception):
     """join-room was refused without a time to try again; ``for_good`` when trying again makes no sense."""
 
@@ -70,7 +100,7 @@ class Voter:
     """A participant with at most one vote on the way.
 
     ``run`` makes nicknames and command ids unique among runs. ``latencies_ms`` and ``counts`` are the process's own,
-    shared by its voters. ``gate`` bounds the handshakes in flight.
+    shared by its voters. ``gate`` bounds the handshakes in flight. ``longest_away_s``: from a cut to the next join.
     """
 
     def __init__(
@@ -81,6 +111,7 @@ class Voter:
         counts: Counts,
         latencies_ms: "array[float]",
         gate: asyncio.Semaphore,
+        comeback: Comeback = EAGER,
     ) -> None:
         self.seat = seat
         self.ledger = VoterLedger(seat.room)
@@ -88,6 +119,9 @@ class Voter:
         self.queued = False
         self.joined = False
         self.last_ack_at = 0.0
+        self.longest_away_s = 0.0
+        self._comeback = comeback
+        self._away_since = 0.0  # monotonic seconds, 0 while here
         self._run = run
         self._schedule = schedule
         self._counts = counts
@@ -110,7 +144,9 @@ class Voter:
 
     async def come_in(self) -> None:
         """Connect and join, again and again with jittered backoff, until it works or the voter leaves."""
-        pause_s = _BACKOFF_FIRST_S
+        await self._try_until_in(EAGER.pauses())
+
+    async def _try_until_in(self, pauses: Iterator[float]) -> None:
         while not self._leaving:
             try:
                 await self._connect()
@@ -122,8 +158,12 @@ class Voter:
                 self._counts.problem = str(refusal)
                 self._leaving = self._leaving or refusal.for_good
             self._drop()
-            await asyncio.sleep(pause_s * (0.5 + random.random()))
-            pause_s = min(pause_s * 2, _BACKOFF_MOST_S)
+            self._counts.failed_returns += self._away_since > 0
+            pause_s = next(pauses, None)
+            if pause_s is None:
+                self._leaving = True
+            else:
+                await asyncio.sleep(pause_s)
 
     def leave(self) -> None:
         """Close the socket for good."""
@@ -145,8 +185,12 @@ class Voter:
         return self._unanswered > 0
 
     def gone(self) -> bool:
-        """Left, or was refused for good."""
+        """Left, gave up, or was refused for good."""
         return self._leaving
+
+    def away_s(self, now: float) -> float:
+        """The longest time it was away, that which is not over included; seconds."""
+        return max(self.longest_away_s, now - self._away_since if self._away_since else 0.0)
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -202,6 +246,7 @@ class Voter:
         )
         self._template += b"-%d-" % self.seat.index + b'%d"}]'
         self.joined = True
+        self.longest_away_s, self._away_since = self.away_s(monotonic()), 0.0
         self._counts.joined += 1
         if self._unanswered:
             self._counts.resent += 1
@@ -226,6 +271,7 @@ class Voter:
         if self.joined:
             self.joined = False
             self._counts.joined -= 1
+            self._away_since = monotonic()
             self.updates.reconnected()
             if not self._leaving:
                 self._counts.reconnects += 1
@@ -233,8 +279,9 @@ class Voter:
                 self._return = asyncio.get_running_loop().create_task(self._come_back(), name=name)
 
     async def _come_back(self) -> None:
-        await asyncio.sleep(_BACKOFF_FIRST_S * random.random())
-        await self.come_in()
+        pauses = self._comeback.pauses()
+        await asyncio.sleep(next(pauses))
+        await self._try_until_in(pauses)
 
     # Voting
 

@@ -102,7 +102,7 @@ def _start_servers(plan: Plan, supervisor: Supervisor) -> None:
 
     with ThreadPoolExecutor() as together:
         lanes = [together.submit(_start_server, name, plan, supervisor) for name in plan.private if name != "postgres"]
-        lanes += [together.submit(database), together.submit(_install_browser_library, plan.folder)]
+        lanes += [together.submit(database), together.submit(install_browser_library, plan.folder)]
         try:
             done, _ = wait(lanes, return_when=FIRST_EXCEPTION)
             for lane in done:
@@ -129,16 +129,16 @@ def _migrate(plan: Plan) -> None:
         _run(command, ROOT, log, "the migrations failed", env=tiers.process_env(plan))
 
 
-def _install_browser_library(folder: RunFolder) -> None:
+def install_browser_library(folder: RunFolder, web: Path = WEB) -> None:
     """Fetch what package-lock.json names, unless that very lock file has been installed already."""
-    lock, installed = WEB / "package-lock.json", WEB / "node_modules" / ".votemill-lock.json"
-    if not (WEB / "package.json").exists():
+    lock, installed = web / "package-lock.json", web / "node_modules" / ".votemill-lock.json"
+    if not (web / "package.json").exists():
         return
     if installed.exists() and lock.exists() and installed.read_bytes() == lock.read_bytes():
         return
     with step("browser library from npm", announce=True):
         command = ["npm", "ci" if lock.exists() else "install", "--no-audit", "--no-fund"]
-        _run(command, WEB, folder.log("npm"), "npm could not install the browser library")
+        _run(command, web, folder.log("npm"), "npm could not install the browser library")
         shutil.copyfile(lock, installed)
 
 
@@ -154,7 +154,7 @@ def _start_tiers(plan: Plan, ours: list[Program], supervisor: Supervisor) -> Non
         if count:
             name = "worker-1" if queue == "votes" else "host-worker-1"
             with step(f"{count} worker{'s' * (count > 1)} for {queue}"):
-                _wait_ready(name, lambda: consumers(plan, queue) >= count, plan, supervisor)  # noqa: B023
+                _wait_ready(name, lambda: consumers(plan.urls["broker"], queue) >= count, plan, supervisor)  # noqa: B023
     if plan.options.nodes and plan.options.workers and plan.options.host_workers:
         with step("nodes and workers know each other"):
             for program in ours:
@@ -167,9 +167,9 @@ def _start_tiers(plan: Plan, ours: list[Program], supervisor: Supervisor) -> Non
             _wait_ready(haproxy.NAME, lambda: haproxy.is_ready(plan), plan, supervisor)
 
 
-def consumers(plan: Plan, queue: str) -> int:
-    """How many consumers the broker has for a queue; 0 for a queue that nobody has declared yet."""
-    parameters = [pika.URLParameters(url) for url in plan.urls["broker"].split(",")]
+def consumers(urls: str, queue: str) -> int:
+    """How many consumers a queue has at the first of these brokers that answers; 0 when nobody has declared it yet."""
+    parameters = [pika.URLParameters(url) for url in urls.split(",")]
     for each in parameters:
         each.socket_timeout = each.blocked_connection_timeout = 3
     try:

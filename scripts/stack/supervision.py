@@ -90,6 +90,10 @@ class Supervisor:
         """Each program's state in supervisord's words: STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, ..."""
         return {info["name"]: info["statename"] for info in self._call("getAllProcessInfo")}
 
+    def exit_status(self, name: str) -> int:
+        """Of a program that has ended; -1 when a signal ended it."""
+        return int(self._call("getProcessInfo", name)["exitstatus"])
+
     def describe(self) -> list[tuple[str, str, str]]:
         """Name, state and a line about it (pid and uptime, or why it is down) of each program."""
         return [(info["name"], info["statename"], info["description"]) for info in self._call("getAllProcessInfo")]

@@ -25,6 +25,10 @@ _POLLING_PACKETS_HELD = 512
 Lane = Callable[["DirectSocket", bytes], bool]
 
 
+def _pass_over(_socket: "DirectSocket", _message: bytes) -> bool:
+    return True
+
+
 class DirectSocket(AsyncSocket):
     """Writes frames to the TCP transport in order, at once; reads without a task per message.
 
@@ -153,6 +157,10 @@ class DirectSocket(AsyncSocket):
         self.has_left = True
         self.outside_since = time.monotonic()
         self.look_at = 0.0
+
+    def stop_listening(self) -> None:
+        """Pass over what the client still says by WebSocket: unanswered, it is said again over the next connection."""
+        self.lane = _pass_over
 
     def go_away(self, code: int = SERVICE_RESTART) -> None:
         """End the transport behind what is written: the client connects anew, here or elsewhere."""

@@ -72,10 +72,13 @@ def test_a_message_given_back_returns_to_its_queue_unharmed(handled, amqp, queue
          b'"message_id":"1","message_timestamp":1}', "undecodable"),
         (b'{"queue_name":"QUEUE","actor_name":"no_such","args":[],"kwargs":{},"options":{},'
          b'"message_id":"1","message_timestamp":1}', "failed"),
+        (b'{"queue_name":"QUEUE","actor_name":"store_votes","args":[{"batch_id":"0198c2a0-0000-7000-8000-000000000001",'
+         b'"node_id":"0198c2a0-0000-7000-8000-000000000002","votes":[],"format":2}],"kwargs":{},"options":{},'
+         b'"message_id":"1","message_timestamp":1}', "newer_format"),
         (b'{"queue_name":"elsewhere","actor_name":"store_votes","args":[],"kwargs":{},"options":{},'
          b'"message_id":"1","message_timestamp":1}', "wrong_queue"),
     ],
-    ids=["not JSON", "no message", "no command", "unknown actor", "wrong queue"],
+    ids=["not JSON", "no message", "no command", "unknown actor", "newer format", "wrong queue"],
 )  # fmt: skip
 @pytest.mark.proves("FR-008")
 def test_a_command_that_cannot_be_read_is_dead_lettered_with_its_reason(start, amqp, queues, body, reason):

@@ -8,7 +8,7 @@ import dramatiq
 import msgspec
 
 from models.database import DatabaseUnavailable
-from models.wire.commands import ROUTES
+from models.wire.commands import FORMAT, ROUTES
 from workers.broker import CommandBroker
 from workers.database_gate import BREAKER_OPEN
 from workers.errors import GiveBack, NeverValid, StepAside
@@ -53,8 +53,9 @@ def declare(
 
     The handler gets the decoded command. What it raises decides about the message: ``DatabaseUnavailable`` and an
     unconfirmed notice make it wait its turn here, ``GiveBack`` returns it, ``NeverValid`` (also anything that does not
-    decode) dead-letters it, whatever else is retried a few times first. With ``park_s`` the message waits elsewhere
-    while the database is known to be away; for commands on a queue on which somebody waits for an answer.
+    decode, or is of a newer format) dead-letters it, whatever else is retried a few times first. With ``park_s`` the
+    message waits elsewhere while the database is known to be away; for commands on a queue on which somebody waits for
+    an answer.
     """
     decoder = msgspec.json.Decoder(command)
 
@@ -63,6 +64,8 @@ def declare(
             decoded = decoder.decode(argument)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise NeverValid("undecodable", error) from error
+        if decoded.format > FORMAT:  # type: ignore[attr-defined]  # every command has one
+            raise NeverValid("newer_format", "of a version that this worker doesn't know")
         try:
             if lane is None:
                 handle(decoded)
