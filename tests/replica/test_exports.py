@@ -158,7 +158,7 @@ def test_only_a_standby_of_the_same_database_is_read(
     loaded = load()
     addresses = msgspec.structs.replace(loaded.database, url=primary, replica_url=standby)
     settings = msgspec.structs.replace(loaded, database=addresses)
-    metrics = WorkerMetrics(settings)
+    metrics = WorkerMetrics(settings, "test")
     gate = DatabaseGate(open_database(settings.database, "replica-tests"), metrics)
     reads = ReplicaReads(settings, gate, metrics, "replica-tests")
     # When something is read
