@@ -19,13 +19,14 @@ from playhouse.pool import MaxConnectionsExceeded, PoolConnection, PooledPostgre
 
 from models.runtime.settings import DatabaseSettings
 
+UNAVAILABLE_REASONS = ("connection_lost", "deadline", "pool_wait", "statement_timeout", "conflict", "refused", "schema")
+
 
 class DatabaseUnavailable(Exception):
     """The database can't answer now; the same call may succeed later.
 
-    ``reason`` is a static word for logs and metrics: ``connect``, ``connection_lost``, ``deadline``, ``pool_wait``,
-    ``statement_timeout``, ``conflict``, ``refused`` or ``schema``. A call that failed while committing may have taken
-    effect all the same, so whatever is repeated must be idempotent.
+    ``reason`` is one of ``UNAVAILABLE_REASONS``, for logs and metrics. A call that failed while committing may have
+    taken effect all the same, so whatever is repeated must be idempotent.
     """
 
     def __init__(self, reason: str, message: str) -> None:

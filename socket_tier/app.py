@@ -30,6 +30,7 @@ from socket_tier.connections import Connections
 from socket_tier.events import Events
 from socket_tier.expectations import pass_over_unknown_expectations
 from socket_tier.fanout import Fanout
+from socket_tier.graphs import Graphs
 from socket_tier.health import Health, Readiness, Workers
 from socket_tier.host_tokens import HostTokens
 from socket_tier.hosting import Hosting
@@ -255,6 +256,8 @@ class Node:
         )
         app.add_routes(rest.routes())
         app.add_routes(self.admin.routes())
+        graphs = Graphs(self.settings.metrics, self.admin)
+        app.add_routes(graphs.routes())
         app.router.add_get("/api/health", health.handle)
         app.router.add_get("/api/health/ready", self.readiness.ready)
         app.router.add_get("/api/health/live", self.readiness.live)
@@ -263,6 +266,7 @@ class Node:
         app.cleanup_ctx.extend(
             [
                 self._run_connections,
+                graphs.run,
                 self._run_publisher,
                 self._run_redis,
                 self._run_fanout,
@@ -497,7 +501,7 @@ class Node:
             "publish.window_share": self.publisher.window_share,
             "publish.away": float(self.publisher.trouble() is not None),
             "cache.paused": float(self.redis.paused),
-            "fanout.hearing": float(self.fanout.hearing),
+            "fanout.away": float(not self.fanout.hearing),
         }
 
 

@@ -19,6 +19,12 @@ _KINDS = {
     "timeout": "that waited in vain for as long as they may",
 }
 
+LIMITS = (
+    "connections-per-address", "events-per-session", "joins-per-address", "joins-per-room", "open-sessions-per-address",
+    "polls-per-address", "polls-per-address-a-day", "requests-per-address", "requests-per-room", "votes-per-address",
+    "votes-per-room", "votes-per-session",
+)  # fmt: skip
+
 COUNTERS = {
     **metrics.COUNTERS,
     **{
@@ -51,7 +57,7 @@ COUNTERS = {
     "shed.read_only": "what would have changed something while an operator has switched to read-only",
     "shed.votes": "votes refused because this node's event loop is far behind",
     "audit.not_stored": "audit entries that the broker didn't take; the log has them",
-    "limits.refused.*": "whatever was over a rate limit, by the limit's name",
+    **{f"limits.refused.{limit}": f"whatever was over the limit {limit}" for limit in LIMITS},
     "limits.not_shared": "rounds without the shared counters in Redis: each node limits by itself",
     "rooms.restored": "rooms read back from Postgres by the workers: a cold or emptied cache",
     "cache.failed": "Redis calls that failed or timed out",
@@ -89,7 +95,7 @@ GAUGES = {
     "publish.window_share": "of broker.window_messages in flight; at 1 votes are shed",
     "publish.away": "1 while nothing can be published: RabbitMQ is away, blocked or stalled",
     "cache.paused": "1 for the half second after a failed call during which Redis is not asked",
-    "fanout.hearing": "1 while this node hears what is sent over Redis; at 0 live totals stand still here",
+    "fanout.away": "1 while this node hears nothing of what is sent over Redis: live totals stand still here",
     "limits.awake": "addresses and rooms whose limits are in use; near 20 000 an attack from very many addresses",
     "loop.lag_ms": "how late the event loop runs: overload when it stays high",
 }

@@ -2,6 +2,7 @@
 
 from dramatiq.common import q_name
 
+from models.database import UNAVAILABLE_REASONS
 from models.runtime import metrics, process_levels
 from models.runtime.metrics import Metrics, Names
 from models.runtime.settings import Settings
@@ -29,7 +30,10 @@ COUNTERS = {
     "messages.retried": "Commands that failed for a reason nobody expected; each has a traceback in the log.",
     "messages.dead": "Commands moved to a dead-letter queue; scripts/dead-letters shows why.",
     "messages.stale_acks": "Acks dropped because the channel that delivered the message is gone; it comes again.",
-    "database.unavailable.*": "Calls that failed without the data's fault, by reason: away, too slow, restarting, ...",
+    **{
+        f"database.unavailable.{reason}": f"Calls that failed without the data's fault: {reason}."
+        for reason in UNAVAILABLE_REASONS
+    },
     "errors.database.client": "Calls that the database refused for the sake of what it was given.",
     "errors.database.server": "Calls that failed because the database was away, restarting, full or in a deadlock.",
     "errors.database.timeout": "Calls that failed because a connection or an answer was waited for in vain.",

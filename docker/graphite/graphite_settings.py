@@ -1,4 +1,4 @@
-"""graphite-web as a reader only: it draws graphs and lists metrics. No accounts, no database, nothing that can be changed.
+"""graphite-web as a reader only: it draws graphs and lists metrics. No accounts, no database, nothing to change.
 
 Read by graphite.settings (GRAPHITE_SETTINGS_MODULE). The environment says where carbon is and keeps its files.
 """
@@ -12,6 +12,7 @@ GRAPHITE_WEB_APP_SETTINGS_LOADED = True  # what follows is not overwritten by th
 
 STORAGE_DIR = os.environ["GRAPHITE_STORAGE_DIR"]
 WHISPER_DIR = f"{STORAGE_DIR}/whisper"
+STANDARD_DIRS = [WHISPER_DIR]  # also while carbon has not made it yet
 # Points that carbon has not written yet are asked for.
 CARBONLINK_HOSTS = [os.environ["CARBONLINK"]]
 

@@ -22,6 +22,5 @@ def handler500(request: HttpRequest) -> HttpResponse:
 urlpatterns = [
     re_path(r"^render/?$", renderView),
     re_path(r"^metrics", include("graphite.metrics.urls")),
-    re_path(r"^functions", include("graphite.functions.urls")),
     re_path(r"^version", include("graphite.version.urls")),
 ]

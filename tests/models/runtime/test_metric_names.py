@@ -23,7 +23,7 @@ def sources(tier: type[Metrics]) -> Iterator[ast.AST]:
     shared = [Path(module.__file__) for module in (metrics, process_levels)]
     for file in [*folder.rglob("*.py"), *shared]:
         tree = ast.parse(file.read_text())
-        lists = file.name == "metrics.py" and file.parent == folder or file in shared
+        lists = (file.name == "metrics.py" and file.parent == folder) or file in shared
         yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)) if lists else [tree]
 
 
