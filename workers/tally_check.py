@@ -34,8 +34,11 @@ class TallyCheck:
 
     def round(self) -> None:
         """:raises DatabaseUnavailable, redis.RedisError:"""
-        if time.monotonic() < self._rests_until or not self._rooms.lead("tally-check", self._worker, 3 * self.EVERY_S):
-            return
+        if time.monotonic() >= self._rests_until and self._rooms.lead("tally-check", self._worker, 3 * self.EVERY_S):
+            self.look()
+
+    def look(self) -> None:
+        """:raises DatabaseUnavailable:"""
         began = time.monotonic()
         checked = self._gate.call(lambda db: count_some(db, self._before, sorted(self._wrong), _POLLS, _VOTES))
         took_s = time.monotonic() - began

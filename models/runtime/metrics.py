@@ -5,6 +5,7 @@ Never put room codes or ids in names.
 """
 
 import re
+import socket
 import threading
 import time
 from collections import defaultdict
@@ -87,7 +88,8 @@ class Metrics:
         self._zeros_at = 0.0
         self._sender: _Sender | None = None
         self._open_until = 0.0
-        self._not_sent = 0
+        self._not_sent = 0  # flushes
+        self._told = 0  # of them, by the last flush, of which it may yet turn out that nobody took it
 
     def count(self, name: str, by: int = 1) -> None:
         if self.on:
@@ -143,10 +145,13 @@ class Metrics:
         """Never raises because of the network, and waits for nothing but to have StatsD's host looked up."""
         if not self.on:
             return
+        if self._sender is not None and self._sender.was_refused():
+            self._not_sent += self._told + 1
         sender = self._opened()
         if sender is not None and sender.send_all(taken, self._not_sent):
-            self._not_sent = 0
+            self._told, self._not_sent = self._not_sent, 0
         else:
+            self._told = 0
             self._not_sent += 1
 
     def close(self) -> None:
@@ -173,12 +178,16 @@ class _Sender(StatsClient):
     def __init__(self, host: str, port: int, prefix: str) -> None:
         super().__init__(host, port, prefix, maxudpsize=_PACKET_BYTES)
         self._sock.setblocking(False)
-        # Connected, so that the kernel tells, with the next packet, that nobody listens there.
+        # Connected, so that the kernel is told, and tells us, when nobody listens there.
         self._sock.connect(self._addr)
         self._failed = False
 
+    def was_refused(self) -> bool:
+        """Whether nobody took what was sent last."""
+        return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
     def send_all(self, taken: Taken, not_sent: int) -> bool:
-        """Whether all went out, as far as the kernel knows."""
+        """Whether all went out, as far as is known by then."""
         self._failed = False
         with self.pipeline() as pipe:
             if not_sent:
