@@ -31,7 +31,10 @@ def test_the_queues_levels_are_those_of_the_broker(settings, queues, amqp, datab
         amqp.send(given.votes(poll, 1))
     amqp.channel.basic_publish("", f"{queues['votes']}.dead", b"{}")
     watch = QueueWatch(settings.broker, metrics, "test")
-    level = lambda name: metrics._gauges.get(name)  # noqa: E731
+
+    def level(name):
+        return metrics.take().gauges.get(name)
+
     # When somebody looks
     eventually(lambda: (watch._round(), level("queues.votes.messages") == level("queues.votes.dead") + 2)[1])
     # Then that is what he sees, and for how long it has been so
@@ -53,8 +56,9 @@ def test_levels_of_queues_are_unknown_while_the_broker_is_away(settings, queues,
         metrics.gauge(gauge, 5, everywhere=True)
     watch = QueueWatch(away, metrics, "test")
     watch._round()
-    assert metrics._counts["queues.not_read"] == 1
-    assert not metrics._gauges.keys() & QUEUE_GAUGES.keys()
+    taken = metrics.take()
+    assert taken.counts["queues.not_read"] == 1
+    assert not taken.gauges
     watch.close()
 
 
