@@ -3,6 +3,7 @@
 variable "image" { type = string }
 variable "datacenters" { type = list(string) }
 variable "environment" { type = string }
+variable "statsd_host" { type = string }
 variable "votes_worker_count" { type = number }
 variable "votes_worker_count_max" { type = number }
 variable "host_worker_count" { type = number }
@@ -75,8 +76,9 @@ job "votemill-worker" {
       }
 
       env {
-        VOTEMILL_ENV          = var.environment
-        VOTEMILL_WORKER__NAME = "votes-${NOMAD_ALLOC_INDEX}"
+        VOTEMILL_ENV                  = var.environment
+        VOTEMILL_WORKER__NAME         = "votes-${NOMAD_ALLOC_INDEX}"
+        VOTEMILL_METRICS__STATSD_HOST = var.statsd_host
       }
 
       template {
@@ -152,8 +154,9 @@ EOT
       }
 
       env {
-        VOTEMILL_ENV          = var.environment
-        VOTEMILL_WORKER__NAME = "host-${NOMAD_ALLOC_INDEX}"
+        VOTEMILL_ENV                  = var.environment
+        VOTEMILL_WORKER__NAME         = "host-${NOMAD_ALLOC_INDEX}"
+        VOTEMILL_METRICS__STATSD_HOST = var.statsd_host
       }
 
       template {
