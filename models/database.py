@@ -9,7 +9,7 @@ import select
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg2
 import psycopg2.extensions
@@ -19,13 +19,14 @@ from playhouse.pool import MaxConnectionsExceeded, PoolConnection, PooledPostgre
 
 from models.runtime.settings import DatabaseSettings
 
+UNAVAILABLE_REASONS = ("connection_lost", "deadline", "pool_wait", "statement_timeout", "conflict", "refused", "schema")
+
 
 class DatabaseUnavailable(Exception):
     """The database can't answer now; the same call may succeed later.
 
-    ``reason`` is a static word for logs and metrics: ``connect``, ``connection_lost``, ``deadline``, ``pool_wait``,
-    ``statement_timeout``, ``conflict``, ``refused`` or ``schema``. A call that failed while committing may have taken
-    effect all the same, so whatever is repeated must be idempotent.
+    ``reason`` is one of ``UNAVAILABLE_REASONS``, for logs and metrics. A call that failed while committing may have
+    taken effect all the same, so whatever is repeated must be idempotent.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -153,11 +154,20 @@ class _Pool(PooledPostgresqlDatabase):
         )
 
 
+class Observer(Protocol):
+    """Told, in the calling thread, how long things took; also of those that failed."""
+
+    def statement(self, sql: str, took_ms: float) -> None: ...
+    def checkout(self, waited_ms: float) -> None:
+        """A connection was taken from the pool, opened if need be, or none came free."""
+
+
 class Database:
     """Transactions on pooled connections. Safe to share between threads; each thread has its own connection."""
 
     def __init__(self, pool: _Pool) -> None:
         self._pool = pool
+        self.observer: Observer | None = None
 
     @property
     def peewee_database(self) -> PooledPostgresqlDatabase:
@@ -173,8 +183,7 @@ class Database:
         if not self._pool.is_closed():
             yield
             return
-        with _two_families():
-            self._pool.connect()
+        self._check_out()
         try:
             self.execute("BEGIN")
             yield
@@ -191,8 +200,7 @@ class Database:
 
         :raises DatabaseUnavailable:
         """
-        with _two_families():
-            self._pool.connect()
+        self._check_out()
         try:
             yield
         finally:
@@ -203,8 +211,13 @@ class Database:
 
         :raises peewee.InterfaceError: outside a transaction
         """
-        with _two_families():
-            return self._pool.execute_sql(sql, params)
+        began = time.perf_counter()
+        try:
+            with _two_families():
+                return self._pool.execute_sql(sql, params)
+        finally:
+            if self.observer is not None:
+                self.observer.statement(sql, (time.perf_counter() - began) * 1000)
 
     def run(self, query: Query) -> Any:
         """Run a peewee query in the transaction and return what it returns."""
@@ -237,9 +250,22 @@ class Database:
         """For a gauge: near ``pool_size`` means that calls are about to wait for a connection."""
         return len(self._pool._in_use)
 
+    @property
+    def pool_size(self) -> int:
+        return int(self._pool._max_connections)
+
     def close(self) -> None:
         """Close every connection, also those in use by other threads."""
         self._pool.close_all()
+
+    def _check_out(self) -> None:
+        began = time.perf_counter()
+        try:
+            with _two_families():
+                self._pool.connect()
+        finally:
+            if self.observer is not None:
+                self.observer.checkout((time.perf_counter() - began) * 1000)
 
     def _roll_back(self) -> None:
         connection = self._pool.connection()

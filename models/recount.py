@@ -7,6 +7,7 @@ is away or the standby behind.
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -18,6 +19,8 @@ from models.runtime.settings import load_or_exit
 from models.wire.commands import AuditEntry
 
 _CHUNK = 50
+_ALL = 2**63 - 1
+_TOO_LARGE = 2_000_000  # votes; counting them takes about half a second
 _PATIENCE_S = 600.0  # a big poll takes longer to count than any statement of a running service
 
 NEXT_POLLS = "SELECT id FROM polls WHERE id > %s ORDER BY id LIMIT %s"
@@ -35,6 +38,11 @@ FROM polls p LEFT JOIN tallies t ON t.poll_id = p.id, LATERAL (
   ) AS per_option
 ) AS counted
 WHERE p.id BETWEEN %s AND %s ORDER BY p.id
+"""
+
+NEWEST_POLLS = """
+SELECT p.id, coalesce((SELECT sum(n) FROM unnest(t.votes) AS u (n)), 0)::bigint
+FROM polls p LEFT JOIN tallies t ON t.poll_id = p.id WHERE p.id < %s ORDER BY p.id DESC LIMIT %s
 """
 
 LOCK_POLL = "SELECT FROM polls WHERE id = %s FOR NO KEY UPDATE"
@@ -60,6 +68,15 @@ class Mismatch:
     stray: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """``oldest`` of the polls that were looked at; None when there was none."""
+
+    polls: int
+    oldest: int | None
+    mismatches: list[Mismatch]
+
+
 def recount(db: Database) -> list[Mismatch]:
     """Compare every poll's tally with its votes, each poll at one moment; safe while votes come in."""
     found: list[Mismatch] = []
@@ -71,6 +88,25 @@ def recount(db: Database) -> list[Mismatch]:
                 return found
             found += _compare(db, ids[0], ids[-1])
         last = ids[-1]
+
+
+def count_some(db: Database, older_than: int | None, again: Sequence[int], most_polls: int, most_votes: int) -> Counted:
+    """Compare a few polls, ``again`` and then the newest that are older than one; no more after ``most_votes`` votes.
+
+    Passes over the very large: a running service must not wait for them.
+    """
+    polls, oldest, votes_left = len(again), None, most_votes
+    with db.transaction():
+        found = [mismatch for poll_id in again for mismatch in _compare(db, poll_id, poll_id)]
+        for poll_id, votes in db.execute(NEWEST_POLLS, (older_than or _ALL, most_polls)).fetchall():
+            if votes_left <= 0:
+                break
+            oldest = poll_id
+            if votes <= _TOO_LARGE and poll_id not in again:
+                found += _compare(db, poll_id, poll_id)
+                polls += 1
+                votes_left -= votes
+    return Counted(polls, oldest, found)
 
 
 def repair(db: Database, poll_id: int, now_us: int) -> Mismatch | None:

@@ -5,6 +5,8 @@ variable "environment" { type = string }
 variable "public_url" { type = string }
 variable "origins" { type = list(string) }
 variable "trusted_proxies" { type = list(string) }
+variable "statsd_host" { type = string }
+variable "graphite_url" { type = string }
 variable "node_count" { type = number }
 variable "node_count_max" { type = number }
 variable "node_max_parallel" { type = number }
@@ -122,6 +124,8 @@ job "votemill-node" {
         VOTEMILL_NODE__PUBLIC_URL            = var.public_url
         VOTEMILL_SECRETS__PROVIDER           = "files" # pragma: allowlist secret
         VOTEMILL_SECRETS__FOLDER             = "${NOMAD_SECRETS_DIR}"
+        VOTEMILL_METRICS__STATSD_HOST        = var.statsd_host
+        VOTEMILL_METRICS__GRAPHITE_URL       = var.graphite_url
         VOTEMILL_SECURITY__SIGNING_KEYS_FILE = "${NOMAD_SECRETS_DIR}/signing-keys.json"
         VOTEMILL_SECURITY__ORIGINS           = "@json ${jsonencode(var.origins)}"
         VOTEMILL_SECURITY__TRUSTED_PROXIES   = "@json ${jsonencode(var.trusted_proxies)}"

@@ -3,6 +3,7 @@
 variable "image" { type = string }
 variable "datacenters" { type = list(string) }
 variable "environment" { type = string }
+variable "statsd_host" { type = string }
 variable "votes_worker_count" { type = number }
 variable "votes_worker_count_max" { type = number }
 variable "host_worker_count" { type = number }
@@ -75,10 +76,11 @@ job "votemill-worker" {
       }
 
       env {
-        VOTEMILL_ENV               = var.environment
-        VOTEMILL_WORKER__NAME      = "votes-${NOMAD_ALLOC_INDEX}"
-        VOTEMILL_SECRETS__PROVIDER = "files" # pragma: allowlist secret
-        VOTEMILL_SECRETS__FOLDER   = "${NOMAD_SECRETS_DIR}"
+        VOTEMILL_ENV                  = var.environment
+        VOTEMILL_WORKER__NAME         = "votes-${NOMAD_ALLOC_INDEX}"
+        VOTEMILL_SECRETS__PROVIDER    = "files" # pragma: allowlist secret
+        VOTEMILL_SECRETS__FOLDER      = "${NOMAD_SECRETS_DIR}"
+        VOTEMILL_METRICS__STATSD_HOST = var.statsd_host
       }
 
       # Read again by the running worker: rotating them restarts nobody.
@@ -169,10 +171,11 @@ EOT
       }
 
       env {
-        VOTEMILL_ENV               = var.environment
-        VOTEMILL_WORKER__NAME      = "host-${NOMAD_ALLOC_INDEX}"
-        VOTEMILL_SECRETS__PROVIDER = "files" # pragma: allowlist secret
-        VOTEMILL_SECRETS__FOLDER   = "${NOMAD_SECRETS_DIR}"
+        VOTEMILL_ENV                  = var.environment
+        VOTEMILL_WORKER__NAME         = "host-${NOMAD_ALLOC_INDEX}"
+        VOTEMILL_SECRETS__PROVIDER    = "files" # pragma: allowlist secret
+        VOTEMILL_SECRETS__FOLDER      = "${NOMAD_SECRETS_DIR}"
+        VOTEMILL_METRICS__STATSD_HOST = var.statsd_host
       }
 
       # Read again by the running worker: rotating them restarts nobody.

@@ -25,6 +25,9 @@ def main() -> int:
             "VOTEMILL_SECURITY__ADMIN_TOKEN": folder.secret("admin-token"),
             "VOTEMILL_SECURITY__TRUSTED_PROXIES": '@json ["10.231.77.2"]',
             "VOTEMILL_AUDIT__ADDRESS_KEY": folder.secret("audit-address-key"),
+            # Of the profile metrics; without it nobody is there, which only a counter notices.
+            "VOTEMILL_METRICS__STATSD_HOST": "statsd",
+            "VOTEMILL_METRICS__GRAPHITE_URL": "http://graphite:8080",
         },
     )
     write_env(folder.path / "balancer.env", {"BALANCER_COOKIE_KEY": folder.secret("balancer-cookie-key")})
@@ -33,7 +36,9 @@ def main() -> int:
     # Read in the containers by other accounts than ours; the folder around them is closed to others on this machine.
     folder.path.chmod(0o700)
     definitions.chmod(0o644)
-    (folder.secrets / "database-password").chmod(0o644)
+    folder.secret("grafana-admin-password")
+    for name in ("database-password", "grafana-admin-password"):
+        (folder.secrets / name).chmod(0o644)
     print(f"✓ secrets for docker/compose.yaml in {folder.path.relative_to(ROOT)}")
     return 0
 

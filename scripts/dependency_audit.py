@@ -23,7 +23,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 ACCEPTED = ROOT / ".ci" / "accepted-advisories.toml"
 PYTHON_LOCK = ROOT / "requirements.lock"
-NPM_LOCKS = tuple(ROOT / folder / "package-lock.json" for folder in ("socket_tier/web", "scripts/peers"))
+NPM_LOCKS = tuple(
+    ROOT / folder / "package-lock.json" for folder in ("socket_tier/web", "scripts/peers", "docker/graphite")
+)
 HIGH = frozenset({"high", "critical"})
 _PATIENCE_S = 300
 

@@ -61,13 +61,13 @@ class Admin:
 
     async def read_log_level(self, request: web.Request) -> web.Response:
         """:raises Refused:"""
-        self._check(request)
+        self.demand(request)
         self._audit.note("log_level_read", outcome="ok", address=request["address"])
         return json_response({"success": True, "levels": self._levels.current()})
 
     async def set_log_level(self, request: web.Request) -> web.Response:
         """:raises Refused:"""
-        self._check(request)
+        self.demand(request)
         body = await json_body(request)
         if not isinstance(body, dict) or body.keys() - {"level", "logger"}:
             raise Invalid("Expected an object with level and, if it is for one only, logger", "invalid_payload")
@@ -83,7 +83,7 @@ class Admin:
 
     async def read_settings(self, request: web.Request) -> web.Response:
         """:raises Refused:"""
-        self._check(request)
+        self.demand(request)
         self._audit.note("settings_read", outcome="ok", address=request["address"])
         return self._settings_response()
 
@@ -92,7 +92,7 @@ class Admin:
 
         :raises Refused:
         """
-        self._check(request)
+        self.demand(request)
         body = await json_body(request)
         if not isinstance(body, dict) or not body:
             raise Invalid("Expected an object with settings and their new values", "invalid_payload")
@@ -114,7 +114,7 @@ class Admin:
 
         :raises Refused:
         """
-        self._check(request)
+        self.demand(request)
         try:
             news = msgspec.convert(await json_body(request), DeploymentNews)
         except msgspec.ValidationError as error:
@@ -151,7 +151,8 @@ class Admin:
         shown = (given or "").encode(errors="surrogateescape")  # headers may hold any byte
         return bool(self.token) and hmac.compare_digest(shown, self.token.encode())
 
-    def _check(self, request: web.Request) -> None:
+    def demand(self, request: web.Request) -> None:
+        """:raises Invalid: the caller shows no admin token"""
         if not self.knows(bearer_token(request)):
             self._audit.note("admin_refused", outcome="refused", action=request.path, address=request["address"])
             raise Invalid("Admin token required", "not_admin", status=403)

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from models.runtime.live_settings import LiveSettings
 from models.runtime.logs import LogLevels
+from models.runtime.process_levels import ProcessLevels
 from models.runtime.secrets.watch import SecretWatch
 from models.runtime.settings import Settings
 from models.runtime.tokens import Tokens
@@ -31,6 +32,7 @@ from socket_tier.connections import Connections
 from socket_tier.events import Events
 from socket_tier.expectations import pass_over_unknown_expectations
 from socket_tier.fanout import Fanout
+from socket_tier.graphs import Graphs
 from socket_tier.health import Health, Readiness, Workers
 from socket_tier.host_tokens import HostTokens
 from socket_tier.hosting import Hosting
@@ -271,6 +273,8 @@ class Node:
         )
         app.add_routes(rest.routes())
         app.add_routes(self.admin.routes())
+        graphs = Graphs(self.settings.metrics, self.admin)
+        app.add_routes(graphs.routes())
         app.router.add_get("/api/health", health.handle)
         app.router.add_get("/api/health/ready", self.readiness.ready)
         app.router.add_get("/api/health/live", self.readiness.live)
@@ -280,6 +284,7 @@ class Node:
             [
                 self._run_secrets,
                 self._run_connections,
+                graphs.run,
                 self._run_publisher,
                 self._run_redis,
                 self._run_fanout,
@@ -352,6 +357,7 @@ class Node:
                 ("node-heartbeat", self._beat()),
                 ("loop-lag", self._watch_loop()),
                 ("housekeeping", self._keep_house()),
+                ("metrics", self._report()),
                 ("readiness", self._become_ready()),
             )
         ]
@@ -361,6 +367,8 @@ class Node:
         await self.choices.write()
         await self._say_alive(stopped=True)
         await _stop(running)
+        await asyncio.to_thread(self.metrics.flush)
+        self.metrics.close()
 
     # What arrives.
 
@@ -441,10 +449,13 @@ class Node:
 
     async def _deliver_results(self, room_code: str, payload: dict[str, Any]) -> None:
         """To the members here; in very large rooms only final totals are worth a system call of their own."""
+        oldest_vote_us = payload.pop(names.OLDEST_VOTE_US, None)
         soon = (
             not payload["final"] and self.ticker.tick_of(room_code) >= self.live.current.room.tick_s * _UNHURRIED_TICKS
         )
         await self.fanout.deliver_results(names.poll_room(room_code), payload, soon=soon)
+        if oldest_vote_us is not None:
+            self.metrics.timing_ms("results.screen_ms", max(0, now_us() - oldest_vote_us) / 1000)
 
     def _pay_results(self, socket: DirectSocket, room_code: str) -> None:
         """A client that read slowly gets the newest results of a room as soon as it has caught up."""
@@ -491,13 +502,30 @@ class Node:
             self.key_watch.refresh()
             await self.audit.send()
             await self.admin.refresh()
-            self.metrics.gauge("connections", len(self.sessions))
-            self.metrics.gauge("connections.open", len(self.connections))
-            self.metrics.gauge("messages.unfinished_bytes", self.bodies.unfinished.held)
-            self.metrics.gauge("rooms", len(self.rooms.in_use()))
-            self.metrics.gauge("buffer.held_votes", self.buffer.held)
-            self.metrics.gauge("publish.in_flight", self.publisher.in_flight)
-            self.metrics.flush()
+
+    async def _report(self) -> None:
+        """Also while Redis or the broker keeps everything else waiting."""
+        process = ProcessLevels()
+        while self.metrics.on:
+            await asyncio.sleep(self.settings.metrics.flush_s)
+            for name, level in (process.read() | self._levels()).items():
+                self.metrics.gauge(name, level)
+            # In a thread, since a name may have to be looked up.
+            await asyncio.to_thread(self.metrics.send, self.metrics.take())
+
+    def _levels(self) -> dict[str, float]:
+        return {
+            "connections": len(self.sessions),
+            "connections.open": len(self.connections),
+            "messages.unfinished_bytes": self.bodies.unfinished.held,
+            "rooms": len(self.rooms.in_use()),
+            "buffer.held_votes": self.buffer.held,
+            "publish.in_flight": self.publisher.in_flight,
+            "publish.window_share": self.publisher.window_share,
+            "publish.away": float(self.publisher.trouble() is not None),
+            "cache.paused": float(self.redis.paused),
+            "fanout.away": float(not self.fanout.hearing),
+        }
 
 
 async def _stop(tasks: list[asyncio.Task[Any]]) -> None:

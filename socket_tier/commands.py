@@ -82,6 +82,8 @@ class Commands:
 class NoAnswer(WorkersUnavailable):
     """The command is stored and will be carried out, but no answer came in time."""
 
+    timed_out = True
+
 
 _STATUS = {"poll_not_found": 404, "not_host": 403}
 

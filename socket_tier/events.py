@@ -1,6 +1,7 @@
 """The Socket.IO events of the wire contract. Each ends in exactly one ack, whatever happens."""
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -76,7 +77,7 @@ class Events:
         self._server.on("disconnect", self._disconnected)
         self._server.on("join", self._answered(self._join))
         self._server.on("join-room", self._answered(self._join_room))
-        self._server.on("submit-vote", self._answered(self._submit_vote))
+        self._server.on("submit-vote", self._answered(self._submit_vote, "votes"))
         self._server.on("change-poll-state", self._answered(self._change_poll_state))
         self._server.on("*", self._unknown)
 
@@ -113,10 +114,11 @@ class Events:
     async def _no_such_event(self, _session: Session, _payload: object) -> dict[str, Any]:
         raise Invalid("Unknown event", "unknown_event")
 
-    def _answered(self, handle: Handler) -> Callable[..., Awaitable[dict[str, Any]]]:
-        """Turns a handler's result, refusal or crash into one ack."""
+    def _answered(self, handle: Handler, source: str = "events") -> Callable[..., Awaitable[dict[str, Any]]]:
+        """Turns a handler's result, refusal or crash into one ack, and counts it as of ``source``."""
 
         async def run(sid: str, *args: object) -> dict[str, Any]:
+            arrived = time.perf_counter()
             correlation = uuid4().hex
             correlation_id.set(correlation)
             try:
@@ -129,17 +131,30 @@ class Events:
                 ack = {**await handle(session, args[0]), "correlationId": correlation}
                 if self._sessions.get(sid) is not session:
                     self._gone(session)  # it left while this was under way, and was put into rooms after that
+                if source == "events":
+                    self._metrics.count("events.acked")
                 return ack
             except Refused as refusal:
                 if session is not None:
                     self._audit.refusal(refusal, session.address)
+                self._refused(source, refusal)
                 return refusal.body(correlation)
-            except Exception:
+            except Exception as error:
                 self._metrics.count("events.failed")
+                self._refused(source, error)
                 log.exception("event_failed", extra={"handler": handle.__name__})
                 return unexpected().body(correlation)
+            finally:
+                if source == "events":
+                    self._metrics.count("events.received")
+                    self._metrics.timing_ms("events.ack_ms", (time.perf_counter() - arrived) * 1000)
 
         return run
+
+    def _refused(self, source: str, error: Exception) -> None:
+        if source == "votes":
+            self._metrics.count("votes.refused")
+        self._metrics.refused(source, error)
 
     async def _connected(self, sid: str, environ: dict[str, Any], auth: object = None) -> bool:
         # Anything but a refusal raised here would leave the client's rooms behind for ever.
@@ -156,6 +171,7 @@ class Events:
             if environ.setdefault(_FIRST_SID, sid) != sid:
                 self._limits.connect(session.address)  # leaving and coming again is no way around the limits
             self._sessions.add(session)
+            self._metrics.count("connects.accepted")
             socket = self._server.direct_socket(sid)
             if socket is not None:
                 socket.voter = session
@@ -168,9 +184,11 @@ class Events:
             return True
         except RateLimited as refusal:
             self._audit.refusal(refusal, session.address)
+            self._metrics.refused("connects", refusal)
             return False
-        except Exception:
+        except Exception as error:
             self._metrics.count("events.failed")
+            self._metrics.refused("connects", error)
             log.exception("connect_failed")
             await self._disconnected(sid)
             return False

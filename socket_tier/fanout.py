@@ -223,6 +223,7 @@ class Fanout(AsyncRedisManager):
                         yield message
                 self._metrics.count("fanout.deaf")
             except (RedisError, OSError, TimeoutError) as error:
+                self._metrics.count("fanout.lost")
                 log.warning("fanout_lost", extra={"error": repr(error)})
             finally:
                 if pings is not None:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -63,7 +64,9 @@ def json_response(body: dict[str, Any], status: int = 200, headers: dict[str, st
 def status_refusal(status: int, reason: str = "") -> Refused:
     """What has no words but those of its status."""
     text, code = _STATUS_TEXT.get(status, (reason or "Bad request", "http_error"))
-    return Refused(text, code, status=status)
+    refusal = Refused(text, code, status=status)
+    refusal.timed_out = status == 408
+    return refusal
 
 
 def error_response(status: int, headers: dict[str, str]) -> web.Response:
@@ -141,9 +144,16 @@ class Edge:
                 try:
                     await self._admit_socket(request)
                 except Refused as refusal:
-                    return self._refused(request, refusal, correlation)
+                    return self._refused(request, refusal, correlation, source="connects")
                 return await handler(request)
-            return await self._answer(request, handler, correlation)
+            if request.path.startswith(_HEALTH):
+                return await self._answer(request, handler, correlation)
+            arrived = time.perf_counter()
+            try:
+                return await self._answer(request, handler, correlation)
+            finally:
+                self._metrics.count("requests.answered")
+                self._metrics.timing_ms("requests.answer_ms", (time.perf_counter() - arrived) * 1000)
 
         return edge
 
@@ -182,14 +192,22 @@ class Edge:
         except web.HTTPException as error:
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
             return self._refused(request, status_refusal(error.status, error.reason), correlation, allow)
-        except Exception:
+        except Exception as error:
             self._metrics.count("requests.failed")
+            self._metrics.refused("requests", error)
             log.exception("request_failed", extra={"path": request.path, "method": request.method})
             return refusal_response(unexpected(), correlation)
 
     def _refused(
-        self, request: web.Request, refusal: Refused, correlation: str, headers: dict[str, str] | None = None
+        self,
+        request: web.Request,
+        refusal: Refused,
+        correlation: str,
+        headers: dict[str, str] | None = None,
+        *,
+        source: str = "requests",
     ) -> web.Response:
+        self._metrics.refused(source, refusal)
         self._audit.refusal(refusal, request["address"])
         return refusal_response(refusal, correlation, headers)
 

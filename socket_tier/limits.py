@@ -220,8 +220,7 @@ class Limits:
         subject = limited_as(address)
         most = self._settings.open_sessions_per_address
         if self._open_sessions[subject] >= most and not self._settings.unlimited:
-            self._metrics.count("limits.refused")
-            raise RateLimited(_WAIT_FOR_OTHERS_S, "open-sessions-per-address", most, int(_WAIT_FOR_OTHERS_S))
+            raise self._over(_WAIT_FOR_OTHERS_S, "open-sessions-per-address", most, int(_WAIT_FOR_OTHERS_S))
         self._take("connections_per_address", subject)
 
     def session_opened(self, address: str) -> None:
@@ -315,10 +314,12 @@ class Limits:
     def _require(self, allowance: Allowance) -> None:
         if allowance.left < 1 and not allowance.wake():
             policy = allowance.policy
-            self._metrics.count("limits.refused")
-            raise RateLimited(allowance.wait_s(), policy.name, policy.burst, policy.window_s)
+            raise self._over(allowance.wait_s(), policy.name, policy.burst, policy.window_s)
 
     def _check(self, wait_s: float, name: str) -> None:
         if wait_s > 0:
-            self._metrics.count("limits.refused")
-            raise RateLimited(wait_s, name)
+            raise self._over(wait_s, name)
+
+    def _over(self, wait_s: float, limit: str, most: int = 0, window_s: int = 0) -> RateLimited:
+        self._metrics.count(f"limits.refused.{limit}")
+        return RateLimited(wait_s, limit, most, window_s)

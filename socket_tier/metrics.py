@@ -1,15 +1,48 @@
-"""Every metric of a node, with what a rise means."""
+"""Every metric of a node, with what it counts or what a rise means."""
 
-from collections.abc import Iterable
+from models.runtime import metrics, process_levels
+from models.runtime.metrics import Metrics, Names
+from socket_tier.refusals import Refused, unexpected
 
-from models.runtime.metrics import Metrics
+# Who was refused, or what failed, and which kinds of errors there are of it.
+_SOURCES = {
+    "requests": ("HTTP requests", ("client", "server", "timeout")),
+    "connects": ("Socket.IO handshakes", ("client", "server")),
+    "events": ("Socket.IO events other than votes", ("client", "server", "timeout")),
+    "votes": ("votes", ("client", "server", "timeout")),
+    "cache": ("calls to Redis", ("server", "timeout")),
+    "broker": ("messages to RabbitMQ", ("server", "timeout")),
+}
+_KINDS = {
+    "client": "refused for their sender's sake: wrong, not allowed, too many",
+    "server": "not done for our sake: overload, an outage, a bug",
+    "timeout": "that waited in vain for as long as they may",
+}
+
+LIMITS = (
+    "connections-per-address", "events-per-session", "joins-per-address", "joins-per-room", "open-sessions-per-address",
+    "polls-per-address", "polls-per-address-a-day", "requests-per-address", "requests-per-room", "votes-per-address",
+    "votes-per-room", "votes-per-session",
+)  # fmt: skip
 
 COUNTERS = {
+    **metrics.COUNTERS,
+    **{
+        f"errors.{source}.{kind}": f"{what} {_KINDS[kind]}"
+        for source, (what, kinds) in _SOURCES.items()
+        for kind in kinds
+    },
+    "refusals.*": "requests, handshakes, events and votes refused, by the `code` that the client is given",
+    "requests.answered": "HTTP requests answered, but for health checks and Socket.IO's own",
+    "connects.accepted": "Socket.IO sessions begun; far more than joins means that browsers lose their connection",
+    "events.received": "Socket.IO events but votes: joins, state changes and what is not known",
+    "events.acked": "those of them that were carried out",
     "votes.accepted": "votes acked after the broker's confirm: the service's work",
-    "votes.refused": "votes refused before the queue: closed polls, bad input, limits, overload",
+    "votes.refused": "votes not acked: closed polls, bad input, limits, overload, outages",
     "votes.rejected": "acked votes that a worker decided not to count: late ones; a jump means clocks or a slow close",
     "batches.published": "vote batches sent",
     "batches.failed": "vote batches not confirmed; their voters were told to try again",
+    "publish.confirmed": "messages that the broker has on disk",
     "publish.refused": "publishes refused at once because the broker was away, blocked or stalled",
     "publish.window_full": "publishes refused because too many were unconfirmed: the broker is slower than the votes",
     "publish.connection_lost": "connections to the broker lost",
@@ -24,11 +57,13 @@ COUNTERS = {
     "shed.read_only": "what would have changed something while an operator has switched to read-only",
     "shed.votes": "votes refused because this node's event loop is far behind",
     "audit.not_stored": "audit entries that the broker didn't take; the log has them",
-    "limits.refused": "requests over a rate limit",
+    **{f"limits.refused.{limit}": f"whatever was over the limit {limit}" for limit in LIMITS},
     "limits.not_shared": "rounds without the shared counters in Redis: each node limits by itself",
     "rooms.restored": "rooms read back from Postgres by the workers: a cold or emptied cache",
     "cache.failed": "Redis calls that failed or timed out",
+    "fanout.lost": "connections of the pub/sub listener lost: Redis is away",
     "fanout.deaf": "times the pub/sub listener was found deaf and connected anew",
+    "results.sent": "vote-updates sent to a room's members here, each room at most once per tick",
     "fanout.superseded": "results dropped because a newer version was already sent",
     "fanout.skipped": "results not written to clients that read slowly; they get the newest when they have caught up",
     "clients.dropped_slow": "clients disconnected because they didn't read",
@@ -52,37 +87,39 @@ COUNTERS = {
     "security.foreign_participant": "votes with somebody else's participant id",
 }
 GAUGES = {
+    **process_levels.GAUGES,
     "connections": "Socket.IO connections",
     "connections.open": "TCP connections: far more than Socket.IO's mean idle or slow ones",
     "messages.unfinished_bytes": "held of messages that have come in part; it stays near 0 but for slow senders",
     "rooms": "rooms with a member on this node",
     "buffer.held_votes": "votes waiting for their confirm",
     "publish.in_flight": "messages waiting for their confirm",
+    "publish.window_share": "of broker.window_messages in flight; at 1 votes are shed",
+    "publish.away": "1 while nothing can be published: RabbitMQ is away, blocked or stalled",
+    "cache.paused": "1 for the half second after a failed call during which Redis is not asked",
+    "fanout.away": "1 while this node hears nothing of what is sent over Redis: live totals stand still here",
     "limits.awake": "addresses and rooms whose limits are in use; near 20 000 an attack from very many addresses",
     "loop.lag_ms": "how late the event loop runs: overload when it stays high",
 }
 TIMINGS = {
     "votes.ack_ms": "from the vote's arrival to its ack",
+    "votes.recorded_ms": "from the vote's arrival to the news of its commit",
+    "results.screen_ms": "from a vote's arrival, at any node, to the totals with it on their way to the screens here",
+    "events.ack_ms": "from an event to its ack, votes left out",
+    "requests.answer_ms": "from the headers of an HTTP request to the end of its answer; health checks left out",
+    "cache.round_ms": "round trips to Redis",
     "publish.confirm_ms": "from the publish to the broker's confirm",
     "batches.votes": "votes per batch (a number, not milliseconds)",
 }
 
 
 class NodeMetrics(Metrics):
-    """The metrics client of the socket tier. A name that isn't listed above is a programming error."""
+    """The metrics client of the socket tier."""
 
-    def count(self, name: str, by: int = 1) -> None:
-        assert name in COUNTERS, name
-        super().count(name, by)
+    names = Names(COUNTERS, GAUGES, TIMINGS)
 
-    def gauge(self, name: str, value: float) -> None:
-        assert name in GAUGES, name
-        super().gauge(name, value)
-
-    def timing_ms(self, name: str, value: float) -> None:
-        assert name in TIMINGS, name
-        super().timing_ms(name, value)
-
-    def timings_ms(self, name: str, values: Iterable[float]) -> None:
-        assert name in TIMINGS, name
-        super().timings_ms(name, values)
+    def refused(self, source: str, error: BaseException, by: int = 1) -> None:
+        """Somebody gets a refusal, or, when something broke, the one for that."""
+        refusal = error if isinstance(error, Refused) else unexpected()
+        self.count(f"refusals.{refusal.code}", by)
+        self.count(f"errors.{source}.{refusal.kind}", by)

@@ -13,6 +13,7 @@ _DOCUMENTS = {
     "/host/{code}": "host.html",
     "/j/{code}": "participant.html",
     "/screen/{code}": "screen.html",
+    "/operations": "operations.html",
 }
 _CACHED = {"Cache-Control": "no-cache"}  # asked for again with its ETag, answered 304 when unchanged
 # aiohttp has a table of types of its own, with an old name for JavaScript and none for YAML.

@@ -61,7 +61,7 @@ class RedisPipeline:
 
         :raises CacheUnavailable: Redis is away, hung or refused the command
         """
-        if time.monotonic() < self._closed_until or len(self._waiting) >= _MOST_WAITING:
+        if self.paused or len(self._waiting) >= _MOST_WAITING:
             raise CacheUnavailable()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
@@ -88,13 +88,20 @@ class RedisPipeline:
         finally:
             self._rounds = None
 
+    @property
+    def paused(self) -> bool:
+        """Whether calls fail at once, since one has failed a moment ago."""
+        return time.monotonic() < self._closed_until
+
     async def _round(self, calls: list[_Call]) -> None:
+        began = time.monotonic()
         answers = await self._in_time(self._ask(calls))
+        self._metrics.timing_ms("cache.round_ms", (time.monotonic() - began) * 1000)
         for call, answer in zip(calls, answers, strict=True):
             if call.answer.done():
                 continue
             if isinstance(answer, RedisError):
-                self._metrics.count("cache.failed")
+                self._count_failed(1, "server")
                 call.answer.set_exception(CacheUnavailable())
             else:
                 call.answer.set_result(answer)
@@ -141,11 +148,17 @@ class RedisPipeline:
     def _failed(self, calls: list[_Call], error: BaseException) -> None:
         self._closed_until = time.monotonic() + _PAUSE_AFTER_FAILURE_S
         failed, self._waiting = [*calls, *self._waiting], []
-        self._metrics.count("cache.failed", len(failed))
+        timed_out = isinstance(error, TimeoutError)
+        self._count_failed(len(failed), "timeout" if timed_out else "server")
         log.warning("cache_failed", extra={"calls": len(failed), "error": repr(error)})
         for call in failed:
             if not call.answer.done():
                 refusal = CacheUnavailable()
+                refusal.timed_out = timed_out
                 refusal.__cause__ = error
                 call.answer.set_exception(refusal)
                 call.answer.exception()  # read once here: a caller that went away is no error
+
+    def _count_failed(self, calls: int, kind: str) -> None:
+        self._metrics.count("cache.failed", calls)
+        self._metrics.count(f"errors.cache.{kind}", calls)

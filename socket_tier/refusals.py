@@ -8,9 +8,13 @@ from typing import Any
 
 
 class Refused(Exception):
-    """The request is not carried out. Nothing has changed."""
+    """The request is not carried out. Nothing has changed.
+
+    ``timed_out``: because something was waited for in vain.
+    """
 
     status = 400
+    timed_out = False
 
     def __init__(self, message: str, code: str, *, status: int | None = None) -> None:
         super().__init__(message)
@@ -18,6 +22,13 @@ class Refused(Exception):
         self.code = code
         if status is not None:
             self.status = status
+
+    @property
+    def kind(self) -> str:
+        """Whose fault it is, for metrics: ``client``, ``server`` or ``timeout``."""
+        if self.timed_out:
+            return "timeout"
+        return "server" if self.status >= 500 else "client"
 
     def body(self, correlation_id: str) -> dict[str, Any]:
         """The answer, as an ack or as an HTTP body."""

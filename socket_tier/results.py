@@ -1,10 +1,12 @@
 """Holds the tick: however many workers publish, a room gets one vote-update per tick and never an older version."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from models.wire import names
 from socket_tier.metrics import NodeMetrics
 
 _TURN_S = 0.005
@@ -75,6 +77,7 @@ class Ticker:
             return
         if channel.pending is not None:
             self._metrics.count("fanout.superseded")
+            _keep_oldest_vote(channel.pending, payload)
         channel.pending = payload
         if channel.timer is None and (not channel.in_line or payload["final"]):
             self._await_tick(room_code, channel)
@@ -138,6 +141,13 @@ class Ticker:
         self._used_until = max(self._used_until, now) + used_s
         channel.sent_at = now
         channel.sent_version = payload["version"]
+        self._metrics.count("results.sent")
         task = asyncio.create_task(self._deliver(room_code, payload), name=f"results-{room_code}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+
+def _keep_oldest_vote(dropped: dict[str, Any], payload: dict[str, Any]) -> None:
+    """The votes that the dropped totals would have shown are shown by these."""
+    if names.OLDEST_VOTE_US in dropped:
+        payload[names.OLDEST_VOTE_US] = min(dropped[names.OLDEST_VOTE_US], payload.get(names.OLDEST_VOTE_US, math.inf))

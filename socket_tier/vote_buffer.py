@@ -34,6 +34,9 @@ class Receipt(Protocol):
     def command_id(self) -> str | None: ...
     @property
     def room_code(self) -> str: ...
+    @property
+    def answers_itself(self) -> bool:
+        """Whether ``settle`` answers the voter; otherwise somebody waits for it who does, and who counts refusals."""
 
     def settle(self, error: BaseException | None) -> None:
         """Called once: with None after the confirm, else with why there is none."""
@@ -95,7 +98,7 @@ class VoteBuffer:
 
     def refused(self, receipt: Receipt, why: Refused) -> None:
         """Answer a vote that wasn't taken."""
-        self._metrics.count("votes.refused")
+        self._count_refused(why, 1)
         receipt.settle(why)
 
     def database_away(self, away: bool) -> None:
@@ -212,11 +215,16 @@ class VoteBuffer:
             except Exception:
                 log.exception("vote_not_answered")  # a bug of ours; the batch's other voters get their answers
         if error is not None:
-            self._metrics.count("votes.refused", len(receipts))
+            self._count_refused(error, sum(receipt.answers_itself for receipt in receipts))
             return
         self._metrics.count("votes.accepted", len(receipts))
         now = time.perf_counter()
         self._metrics.timings_ms("votes.ack_ms", ((now - receipt.arrived) * 1000 for receipt in receipts))
+
+    def _count_refused(self, why: BaseException, votes: int) -> None:
+        if votes:
+            self._metrics.count("votes.refused", votes)
+            self._metrics.refused("votes", why, votes)
 
 
 def now_us() -> int:

@@ -32,6 +32,8 @@ class AwaitedReceipt:
 
     __slots__ = ("arrived", "command_id", "confirmed", "room_code", "sid")
 
+    answers_itself = False
+
     def __init__(self, arrived: float, sid: str, command_id: str | None, room_code: str) -> None:
         self.arrived = arrived
         self.sid = sid
@@ -82,21 +84,17 @@ class Voting:
         :raises Refused:
         """
         arrived = time.perf_counter()
-        try:
-            room, member = await self._participant(session, request)
-            opened_at_us = room.open_since_us
-            if opened_at_us is None:
-                raise voting_not_open()
-            if request.option_index >= len(room.poll.options):
-                raise Invalid("Invalid option index", "invalid_option")
-            self._shedding.vote()
-            self._limits.vote(member.votes, session.address_votes, room.votes)
-            vote = member.cast(room.poll.poll_id, request.option_index, now_us(), opened_at_us)
-            receipt = AwaitedReceipt(arrived, session.sid, request.command_id, request.room_code)
-            self._buffer.add(vote, receipt)
-        except Exception:
-            self._metrics.count("votes.refused")
-            raise
+        room, member = await self._participant(session, request)
+        opened_at_us = room.open_since_us
+        if opened_at_us is None:
+            raise voting_not_open()
+        if request.option_index >= len(room.poll.options):
+            raise Invalid("Invalid option index", "invalid_option")
+        self._shedding.vote()
+        self._limits.vote(member.votes, session.address_votes, room.votes)
+        vote = member.cast(room.poll.poll_id, request.option_index, now_us(), opened_at_us)
+        receipt = AwaitedReceipt(arrived, session.sid, request.command_id, request.room_code)
+        self._buffer.add(vote, receipt)
         await receipt.confirmed
         member.choice = vote.option_index
         self._choices.note(room.code, member, vote)
@@ -160,6 +158,8 @@ class VoteResults:
 
     async def _tell(self, notice: BatchApplied) -> None:
         votes, receipts = self._buffer.applied(notice)
+        now = time.perf_counter()
+        self._metrics.timings_ms("votes.recorded_ms", ((now - receipt.arrived) * 1000 for receipt in receipts))
         refused = {rejection.index: rejection for rejection in notice.rejected}
         recorded_at = iso_time(notice.recorded_at_us)
         frames: dict[Any, bytes] = {}

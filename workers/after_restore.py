@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def _run(settings: Settings) -> tuple[int, int]:
-    metrics = WorkerMetrics(settings)
+    metrics = WorkerMetrics(settings, "after-restore")
     gate = DatabaseGate(open_database(settings.database, "votemill-after-restore"), metrics)
     outbox = Outbox(settings.broker, metrics, "after-restore")
     outbox.start()

@@ -4,7 +4,10 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+from peewee import PeeweeException
+
 from models.database import Database, DatabaseUnavailable
+from models.statements import StatementNames
 from workers.breaker import Breaker
 from workers.metrics import WorkerMetrics
 
@@ -17,12 +20,29 @@ BREAKER_OPEN = "breaker"  # the reason of a refusal without asking the server
 # Says something about this call only, not about the server.
 _NOT_THE_SERVER = ("conflict", "pool_wait")
 
+_TIME_OUTS = ("deadline", "pool_wait", "statement_timeout")
+
+
+class DatabaseTimes:
+    """How long statements and waits for a connection take, into the metrics."""
+
+    def __init__(self, metrics: WorkerMetrics) -> None:
+        self._metrics = metrics
+        self._names = StatementNames()
+
+    def statement(self, sql: str, took_ms: float) -> None:
+        self._metrics.timing_ms(f"database.statements.{self._names[sql]}", took_ms)
+
+    def checkout(self, waited_ms: float) -> None:
+        self._metrics.timing_ms("database.pool_wait_ms", waited_ms)
+
 
 class DatabaseGate:
     """Runs calls while the database answers; refuses them at once while it is known to be away."""
 
     def __init__(self, database: Database, metrics: WorkerMetrics, breaker: Breaker | None = None) -> None:
         self._database = database
+        self._database.observer = DatabaseTimes(metrics)
         self._metrics = metrics
         self.breaker = breaker or Breaker(on_change=self._changed)
 
@@ -30,9 +50,14 @@ class DatabaseGate:
     def available(self) -> bool:
         return self.breaker.state == "closed"
 
-    @property
-    def connections_in_use(self) -> int:
-        return self._database.connections_in_use()
+    def levels(self) -> dict[str, float]:
+        """Gauges."""
+        in_use = self._database.connections_in_use()
+        return {
+            "database.breaker_open": float(not self.available),
+            "database.connections": in_use,
+            "database.pool_share": in_use / self._database.pool_size,
+        }
 
     def call(self, work: Callable[[Database], T]) -> T:
         """Run ``work`` once.
@@ -45,13 +70,16 @@ class DatabaseGate:
         try:
             result = work(self._database)
         except DatabaseUnavailable as error:
-            self._metrics.count("database.unavailable")
+            self._metrics.count(f"database.unavailable.{error.reason}")
+            self._metrics.count(f"errors.database.{'timeout' if error.reason in _TIME_OUTS else 'server'}")
             if error.reason in _NOT_THE_SERVER:
                 self.breaker.undecided()
             else:
                 self.breaker.failed()
             raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, PeeweeException):
+                self._metrics.count("errors.database.client")
             # The server may well have answered, with a refusal of what it was given; or this thread was interrupted.
             self.breaker.undecided()
             raise

@@ -1,11 +1,15 @@
 """Every metric of the workers, with what it means. Names must stand here before they are used."""
 
-import threading
+from dramatiq.common import q_name
 
-from models.runtime.metrics import Metrics
+from models.database import UNAVAILABLE_REASONS
+from models.runtime import metrics, process_levels
+from models.runtime.metrics import Metrics, Names
 from models.runtime.settings import Settings
+from models.wire import names
 
 COUNTERS = {
+    **metrics.COUNTERS,
     "votes.stored": "Votes written and committed, repeats included.",
     "votes.rejected": "Votes decided not to count (late, unknown poll); a rise means clients vote after the close.",
     "votes.poisoned": "Votes that the database refuses; each lies in the dead-letter queue. Any is worth a look.",
@@ -26,7 +30,13 @@ COUNTERS = {
     "messages.retried": "Commands that failed for a reason nobody expected; each has a traceback in the log.",
     "messages.dead": "Commands moved to a dead-letter queue; scripts/dead-letters shows why.",
     "messages.stale_acks": "Acks dropped because the channel that delivered the message is gone; it comes again.",
-    "database.unavailable": "Calls that failed because the database was away, slow beyond its deadline or restarting.",
+    **{
+        f"database.unavailable.{reason}": f"Calls that failed without the data's fault: {reason}."
+        for reason in UNAVAILABLE_REASONS
+    },
+    "errors.database.client": "Calls that the database refused for the sake of what it was given.",
+    "errors.database.server": "Calls that failed because the database was away, restarting, full or in a deadlock.",
+    "errors.database.timeout": "Calls that failed because a connection or an answer was waited for in vain.",
     "database.refused": "Calls refused by the open circuit breaker without asking the database.",
     "database.breaker_opened": "How often the breaker opened.",
     "reads.replica": "Pages of exports that the standby answered.",
@@ -50,22 +60,49 @@ COUNTERS = {
     "retention.rows": "Rows deleted: of such polls, old participants, audit entries and bookkeeping.",
     "retention.failed": "Polls that could not be archived and therefore stay; the log says why.",
     "restores.not_cached": "Rooms and cookies answered to a node but not written to Redis, which is away.",
+    "queues.not_read": "Looks at RabbitMQ's queues that failed; their levels are unknown until the next.",
+    "tallies.checked": "Polls whose votes were counted again; 0 for long means that nobody looks.",
+    "tallies.wrong": "Polls whose tally was not what their votes say, each time it is found: scripts/recount --fix.",
     "periodic.failed": "Background rounds that failed unexpectedly; each has a traceback in the log.",
 }
 
+# The same wherever it is looked up: these levels are no instance's.
+QUEUE_GAUGES = {
+    f"queues.{queue}.{name}": text.format(queue=queue)
+    for queue in names.COMMAND_QUEUES
+    for name, text in {
+        "messages": "Commands that wait in `{queue}`, those that workers hold already left out.",
+        "consumers": "Worker processes that take from `{queue}`; at 0 nothing there is done.",
+        "backlog_s": "Seconds since `{queue}` was last seen empty; 0 while it is.",
+        "dead": "Commands in `{queue}.dead`, which wait for a person: scripts/dead-letters.",
+    }.items()
+}
+
 GAUGES = {
+    **QUEUE_GAUGES,
+    **process_levels.GAUGES,
     "votes.waiting": "Votes that this worker holds and has not committed; grows during an outage.",
     "results.waiting": "Changed polls that wait to be published.",
     "database.breaker_open": "1 while the breaker is open or on trial, else 0.",
     "database.connections": "Connections in use; near pool_size means calls are about to wait.",
+    "database.pool_share": "Of database.pool_size in use; near 1 calls wait for a connection.",
     "replica.in_use": "1 while the standby may be read, else 0; unset without a standby.",
     "replica.lag_s": "Seconds by which the standby is behind; the last known value while it is cut off or away.",
     "outbox.waiting": "Notices that wait for RabbitMQ.",
 }
 
-TIMINGS_MS = {
-    "message.age_ms": "From the node's publish to the start of the actor: the backlog as people feel it.",
-    "message.run_ms": "How long the actor ran, outages included.",
+TIMINGS = {
+    **{
+        f"queues.{queue}.age_ms": f"From a node's publish to `{queue}` to the start of the actor."
+        for queue in names.COMMAND_QUEUES
+    },
+    **{
+        f"queues.{queue}.run_ms": f"How long an actor for `{queue}` ran, outages included."
+        for queue in names.COMMAND_QUEUES
+    },
+    "database.statements.*": "A statement, until its rows are here; by the name of its constant in models/*_store.py.",
+    "database.pool_wait_ms": "Taking a connection from the pool; above 1 ms one was waited for or opened.",
+    "tallies.check_ms": "Counting a few polls' votes again.",
     "votes.merged": "Votes per transaction (a number, not milliseconds).",
     "votes.transaction_ms": "Locking, writing and committing one merged set of votes.",
     "database.probe_ms": "A SELECT 1, once a second.",
@@ -73,21 +110,15 @@ TIMINGS_MS = {
 }
 
 
+def queue_label(queue: str) -> str:
+    """What a queue is called in names of metrics: without what keeps apart those who share a broker."""
+    return q_name(queue).rpartition(".")[2]
+
+
 class WorkerMetrics(Metrics):
-    """This process's metrics, for all of its threads; the names are those above."""
+    """This process's metrics, for all of its threads. ``part``: which process of this worker it is."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._lock = threading.Lock()
-        super().__init__(settings.metrics, "workers", settings.worker.name)
+    names = Names(COUNTERS, GAUGES, TIMINGS)
 
-    def count(self, name: str, by: int = 1) -> None:
-        with self._lock:
-            super().count(name, by)
-
-    def timing_ms(self, name: str, value: float) -> None:
-        with self._lock:
-            super().timing_ms(name, value)
-
-    def _take(self) -> tuple[dict[str, int], dict[str, list[float]]]:
-        with self._lock:
-            return super()._take()
+    def __init__(self, settings: Settings, part: str) -> None:
+        super().__init__(settings.metrics, "workers", f"{settings.worker.name}-{part}", shared=True)

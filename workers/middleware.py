@@ -8,7 +8,7 @@ from dramatiq.middleware import Interrupt, Middleware, Retries
 
 from models.runtime.logs import correlation_id
 from workers.errors import GiveBack, NeverValid, StepAside
-from workers.metrics import WorkerMetrics
+from workers.metrics import WorkerMetrics, queue_label
 
 DECIDED = (GiveBack, StepAside, NeverValid)
 
@@ -50,10 +50,12 @@ class Context(Middleware):
     def before_process_message(self, broker: Any, message: Any) -> None:
         correlation_id.set(str(message.options.get("correlation_id", "")))
         message.started_at = time.monotonic()
-        self._metrics.timing_ms("message.age_ms", time.time() * 1000 - message.message_timestamp)
+        age_ms = time.time() * 1000 - message.message_timestamp
+        self._metrics.timing_ms(f"queues.{queue_label(message.queue_name)}.age_ms", age_ms)
 
     def after_process_message(self, broker: Any, message: Any, *, result: Any = None, exception: Any = None) -> None:
-        self._metrics.timing_ms("message.run_ms", (time.monotonic() - message.started_at) * 1000)
+        run_ms = (time.monotonic() - message.started_at) * 1000
+        self._metrics.timing_ms(f"queues.{queue_label(message.queue_name)}.run_ms", run_ms)
         correlation_id.set("")
 
 

@@ -10,6 +10,7 @@ from dramatiq.middleware import TimeLimit
 from models.database import open_database
 from models.runtime.live_settings import LiveSettings
 from models.runtime.logs import LogLevels
+from models.runtime.process_levels import ProcessLevels
 from models.runtime.secrets.watch import SecretWatch
 from models.runtime.settings import Settings
 from models.wire import names
@@ -31,12 +32,14 @@ from workers.middleware import Context, Lifecycle, SafeRetries
 from workers.notices import Notices
 from workers.outbox import Outbox
 from workers.periodic import Periodic
+from workers.queue_watch import QueueWatch
 from workers.replica import ReplicaReads
 from workers.requests import Requests
 from workers.results import ResultsPublisher
 from workers.retention import Retention
 from workers.rooms import Rooms
 from workers.sweep import Sweep
+from workers.tally_check import TallyCheck
 from workers.vote_flusher import VoteFlusher
 
 log = logging.getLogger(__name__)
@@ -65,7 +68,8 @@ class WorkerProcess:
         self.settings = settings
         self.role = role
         self._parts: list[_Part] = []
-        self.metrics = WorkerMetrics(settings)
+        self.metrics = WorkerMetrics(settings, role)
+        self._process_levels = ProcessLevels()
         name = f"{settings.worker.name} {role}"
         self.secrets = SecretWatch(settings, self.metrics)
         database = open_database(settings.database, name)
@@ -104,6 +108,7 @@ class WorkerProcess:
             part.close()
         self.gate.close()
         self.metrics.flush()
+        self.metrics.close()
         log.info("worker_stopped", extra={"role": self.role})
 
     def _open_broker(self) -> CommandBroker:
@@ -152,6 +157,10 @@ class WorkerProcess:
         retention = Retention(settings, self.gate, self.rooms, self.metrics, self.broker.stopping)
         self.secrets.watch(lambda changed: retention.use(changed.database))
         self._periodic("retention", Retention.EVERY_S, retention.round)
+        queues = QueueWatch(settings.broker, self.metrics, f"{settings.worker.name} {self.role}")
+        self._part("queue-watch", queues.start, queues.close)
+        tallies = TallyCheck(self.gate, self.rooms, self.metrics, f"{settings.worker.name}/{self.role}")
+        self._periodic("tally-check", TallyCheck.EVERY_S, tallies.round)
 
     def _add_background(self) -> None:
         settings = self.settings.worker
@@ -178,10 +187,9 @@ class WorkerProcess:
         self._periodic("metrics", self.settings.metrics.flush_s, self._report)
 
     def _report(self) -> None:
-        self.metrics.gauge("results.waiting", self.results.waiting)
-        self.metrics.gauge("outbox.waiting", self.outbox.waiting)
-        self.metrics.gauge("database.breaker_open", int(not self.gate.available))
-        self.metrics.gauge("database.connections", self.gate.connections_in_use)
+        waiting: dict[str, float] = {"results.waiting": self.results.waiting, "outbox.waiting": self.outbox.waiting}
+        for name, level in (waiting | self.gate.levels() | self._process_levels.read()).items():
+            self.metrics.gauge(name, level)
         self.metrics.flush()
 
     def _periodic(self, name: str, every_s: float, round_: Callable[[], object]) -> None:

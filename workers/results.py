@@ -4,7 +4,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import redis
 
@@ -45,7 +45,7 @@ class ResultsPublisher:
         self._fan_out = fan_out
         self._metrics = metrics
         self._tick_s = tick_s
-        self._changed: set[int] = set()
+        self._changed: dict[int, int | None] = {}  # the oldest vote that nobody has been shown, where it is known
         self._wake = threading.Condition()
         self._closing = threading.Event()
         self._failing = False
@@ -71,40 +71,43 @@ class ResultsPublisher:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
 
-    def mark(self, poll_ids: Iterable[int]) -> None:
-        """These polls have changed. Never blocks for long."""
+    def mark(self, poll_ids: Iterable[int], oldest_vote_us: int | None = None) -> None:
+        """These polls have changed, by votes the oldest of which was received then. Never blocks for long."""
         with self._wake:
             for poll_id in poll_ids:
-                if len(self._changed) < _CAPACITY_POLLS:
-                    self._changed.add(poll_id)
+                if poll_id in self._changed or len(self._changed) < _CAPACITY_POLLS:
+                    self._changed[poll_id] = _older(self._changed.get(poll_id), oldest_vote_us)
                 else:
                     self._metrics.count("results.overflow")
             self._wake.notify()
 
-    def publish(self, poll_ids: Sequence[int]) -> None:
+    def publish(self, changed: Mapping[int, int | None]) -> None:
         """Read these polls, store them in Redis and emit those for which nothing newer was there.
+
+        ``changed``: their ids, with the oldest vote that nobody has been shown, where it is known.
 
         :raises DatabaseUnavailable, redis.RedisError: publish all of them again
         """
         started = time.monotonic()
-        polls = self._gate.call(lambda db: poll_store.read_snapshots(db, poll_ids))
+        polls = self._gate.call(lambda db: poll_store.read_snapshots(db, list(changed)))
         stored = self._rooms.store(polls)
         pairs = list(zip(polls, stored, strict=True))
-        self._emit([(poll, room) for poll, room in pairs if room.outcome is not Outcome.OUTDATED])
+        self._emit([(poll, room) for poll, room in pairs if room.outcome is not Outcome.OUTDATED], changed)
         for poll, room in pairs:
             if room.outcome is Outcome.MISSING:
                 self._restore(poll)
         self._metrics.count("results.outdated", sum(room.outcome is Outcome.OUTDATED for room in stored))
         self._metrics.timing_ms("results.round_ms", (time.monotonic() - started) * 1000)
 
-    def _emit(self, pairs: Sequence[tuple[PollSnapshot, StoredRoom]]) -> None:
+    def _emit(self, pairs: Sequence[tuple[PollSnapshot, StoredRoom]], changed: Mapping[int, int | None]) -> None:
         at_us = now_us()
-        self._fan_out.emit(
-            [
-                Emission(names.VOTE_UPDATE, vote_update(poll, room.present, at_us), names.poll_room(poll.room_code))
-                for poll, room in pairs
-            ]
-        )
+        emissions = []
+        for poll, room in pairs:
+            payload = vote_update(poll, room.present, at_us)
+            if (oldest_vote_us := changed[poll.poll_id]) is not None:
+                payload[names.OLDEST_VOTE_US] = oldest_vote_us
+            emissions.append(Emission(names.VOTE_UPDATE, payload, names.poll_room(poll.room_code)))
+        self._fan_out.emit(emissions)
         self._metrics.count("results.published", len(pairs))
 
     def _restore(self, poll: PollSnapshot) -> None:
@@ -137,13 +140,13 @@ class ResultsPublisher:
 
     def _round(self) -> bool:
         with self._wake:
-            changed, self._changed = self._changed, set()
+            changed, self._changed = self._changed, {}
         poll_ids = sorted(changed)
         for start in range(0, len(poll_ids), _ROUND_POLLS):
             try:
-                self.publish(poll_ids[start : start + _ROUND_POLLS])
+                self.publish({poll_id: changed[poll_id] for poll_id in poll_ids[start : start + _ROUND_POLLS]})
             except (DatabaseUnavailable, redis.RedisError) as error:
-                self._failed(error, poll_ids[start:])
+                self._failed(error, {poll_id: changed[poll_id] for poll_id in poll_ids[start:]})
                 return False
             except Exception:
                 # Must not end this thread, nor take the polls round and round: the sweep tries them again.
@@ -152,16 +155,21 @@ class ResultsPublisher:
         self._recovered(len(poll_ids))
         return True
 
-    def _failed(self, error: Exception, poll_ids: Sequence[int]) -> None:
+    def _failed(self, error: Exception, polls: Mapping[int, int | None]) -> None:
         self.redis_ok = not isinstance(error, redis.RedisError)
         self._metrics.count("results.failed")
         if not self._failing:
-            log.warning("results_paused", extra={"polls": len(poll_ids), "error": repr(error)})
+            log.warning("results_paused", extra={"polls": len(polls), "error": repr(error)})
         self._failing = True
-        self.mark(poll_ids)
+        for poll_id, oldest_vote_us in polls.items():
+            self.mark([poll_id], oldest_vote_us)
 
     def _recovered(self, polls: int) -> None:
         self.redis_ok = True
         if self._failing:
             self._failing = False
             log.info("results_resumed", extra={"polls": polls})
+
+
+def _older(one: int | None, other: int | None) -> int | None:
+    return min((at_us for at_us in (one, other) if at_us is not None), default=None)

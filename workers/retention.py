@@ -211,7 +211,7 @@ def main() -> int:
     settings = load_or_exit()
     logs.configure(settings.log, service="votemill-retention", instance="retention", environment=settings.environment)
     limits = {"statement_timeout_s": _COUNTING_S, "call_deadline_s": _COUNTING_S} if dry else {}
-    metrics = WorkerMetrics(settings)
+    metrics = WorkerMetrics(settings, "retention")
     gate = DatabaseGate(
         open_database(msgspec.structs.replace(settings.database, **limits), "votemill-retention"), metrics
     )
@@ -225,6 +225,7 @@ def main() -> int:
     finally:
         gate.close()
         metrics.flush()
+        metrics.close()
     if found is None:
         print("retention: another process is at it", file=sys.stderr)
         return EX_TEMPFAIL

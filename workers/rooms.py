@@ -143,6 +143,13 @@ class Rooms:
         """True for one caller among all workers, until ``for_s`` seconds are over."""
         return bool(self._redis.set(f"turn:{name}", 1, nx=True, px=max(1, int(for_s * 1000))))
 
+    def lead(self, name: str, who: str, for_s: float) -> bool:
+        """True for one worker, as long as it asks again within ``for_s`` seconds."""
+        key, for_ms = f"lead:{name}", max(1, int(for_s * 1000))
+        if self._redis.set(key, who, nx=True, px=for_ms):
+            return True
+        return self._redis.get(key) == who.encode() and bool(self._redis.pexpire(key, for_ms))
+
     def changed_settings(self) -> Changes:
         """What operators have changed for all processes."""
         fields: dict[bytes, bytes] = self._redis.hgetall(names.SETTINGS_KEY)  # type: ignore[assignment]

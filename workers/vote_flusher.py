@@ -28,7 +28,7 @@ _NOT_STORABLE_TEXT = "Your vote could not be stored"
 
 
 class VoteFlusher:
-    """Group commit for votes. ``on_changed(poll_ids)`` is told after each commit."""
+    """Group commit for votes. ``on_changed(poll_ids, oldest_vote_us)`` is told after each commit."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class VoteFlusher:
         gate: DatabaseGate,
         dead_letters: DeadLetters,
         metrics: WorkerMetrics,
-        on_changed: Callable[[Sequence[int]], None],
+        on_changed: Callable[[Sequence[int], int | None], None],
         stopping: threading.Event,
     ) -> None:
         self._gate = gate
@@ -76,7 +76,9 @@ class VoteFlusher:
     def _store(self, batches: Sequence[VoteBatch]) -> list[tuple[Rejection, ...]]:
         started = time.monotonic()
         stored = self._gate.call(lambda db: vote_store.store_batches(db, batches, now_us()))
-        self._on_changed(stored.changed_polls)
+        # A batch's first vote came first: it would cost too much to look at all.
+        oldest_vote_us = min((batch.votes[0].received_at_us for batch in batches if batch.votes), default=None)
+        self._on_changed(stored.changed_polls, oldest_vote_us)
         votes = sum(len(batch.votes) for batch in batches)
         rejected = sum(map(len, stored.rejections))
         self._metrics.timing_ms("votes.transaction_ms", (time.monotonic() - started) * 1000)

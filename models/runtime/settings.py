@@ -56,6 +56,7 @@ BrokerUrl = Annotated[
 ]
 RedisUrl = Annotated[str, _address("redis://HOST:PORT/0, rediss:// or unix://", r"^(rediss?|unix)://.")]
 PublicUrl = Annotated[str, Meta(pattern=r"^(https?://[^/ ]+)?$", description="https://HOST without a path, or nothing")]
+GraphiteUrl = Annotated[str, _address("http(s)://HOST:PORT or nothing", r"^(https?://[^/ ]+[^ ]*)?$")]
 # As browsers send it: lower case, no path, no slash at the end, no wildcard.
 Origin = Annotated[
     str,
@@ -289,6 +290,8 @@ class MetricSettings(Section):
     statsd_port: Port
     prefix: Text
     flush_s: Seconds
+    graphite_url: GraphiteUrl
+    graphite_timeout_s: Seconds
 
 
 class Settings(msgspec.Struct, frozen=True):

@@ -26,6 +26,9 @@ def dead_letter_queue(queue: str) -> str:
 # The pub/sub channel of the Socket.IO Redis manager.
 FANOUT_CHANNEL = "votemill"
 
+# In a vote-update between processes, never to browsers: when the oldest vote that it is the first to show was received.
+OLDEST_VOTE_US = "oldestVoteUs"
+
 
 # Redis holds only what can be rebuilt from Postgres and from the living nodes.
 def room_key(room_code: str) -> str:

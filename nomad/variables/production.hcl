@@ -6,6 +6,8 @@ environment     = "production"
 public_url      = "https://polls.example"
 origins         = ["https://polls.example"]
 trusted_proxies = ["10.0.0.0/24"]
+statsd_host     = "statsd.internal"
+graphite_url    = "http://graphite.internal:8080"
 
 haproxy_count          = 2
 node_count             = 4

@@ -6,6 +6,8 @@ environment     = "staging"
 public_url      = "https://staging.polls.example"
 origins         = ["https://staging.polls.example"]
 trusted_proxies = ["10.1.0.0/24"]
+statsd_host     = "statsd.internal"
+graphite_url    = "http://graphite.internal:8080"
 
 haproxy_count          = 1
 node_count             = 2

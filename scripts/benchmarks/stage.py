@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
 import time
@@ -17,8 +18,8 @@ import psycopg2
 from scripts.benchmarks.meters import Meter
 from scripts.loadtest import rest
 from scripts.loadtest.__main__ import read_env_file
-from scripts.stack import ports
-from scripts.stack.run_folder import ROOT, RunFolder
+from scripts.stack import ports, program
+from scripts.stack.run_folder import ROOT, RunFolder, write_private
 from scripts.stack.services import haproxy, rabbitmq
 
 NODES = WORKERS = 2
@@ -103,6 +104,15 @@ class Stage:
             if name.startswith("node-"):
                 self._wait_for_node(self.nodes[int(name.removeprefix("node-")) - 1])
         time.sleep(3)  # Workers have no address to ask; they consume a second or two after they have started.
+
+    def restart_with(self, name: str, variables: Mapping[str, str]) -> None:
+        """Start a process anew, with other variables than the stack's."""
+        file = program.launch_file(self.folder, name)
+        description = json.loads(file.read_text())
+        description["env"] |= variables
+        write_private(file, json.dumps(description))
+        self.stop([name])
+        self.start([name])
 
     def addresses(self, nodes: int = 1) -> list[tuple[str, int]]:
         return [(base.host, base.port) for base in self.nodes[:nodes]]

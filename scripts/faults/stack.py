@@ -79,7 +79,12 @@ class RunningStack:
         options += ["--nodes", str(counts["node"]), "--workers", str(counts["worker"])]
         options += ["--host-workers", str(counts["host-worker"])]
         unlimited = read_env(self.folder.process_env_file).get("VOTEMILL_LIMITS__UNLIMITED") == "true"
-        known = {"--replica": "REPLICA_URL", "--synchronous": "SYNCHRONOUS", "--backup": "PGBACKREST_CONFIG"}
+        known = {
+            "--replica": "REPLICA_URL",
+            "--synchronous": "SYNCHRONOUS",
+            "--backup": "PGBACKREST_CONFIG",
+            "--metrics": "GRAPHITE_URL",
+        }
         return options + ["--unlimited"] * unlimited + [option for option, name in known.items() if name in self.env]
 
     def given_settings(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from scripts.stack.plan import SERVERS, Options, Plan, existing_services, make_p
 from scripts.stack.program import Program
 from scripts.stack.progress import StepFailed, say, step
 from scripts.stack.run_folder import ROOT, RunFolder, write_env
-from scripts.stack.services import haproxy, pgbackrest, postgres, rabbitmq, redis, standby
+from scripts.stack.services import carbon, graphite, haproxy, pgbackrest, postgres, rabbitmq, redis, standby, statsd
 from scripts.stack.stopping import stop_everything
 from scripts.stack.supervision import Supervisor, wait_until
 
@@ -29,6 +30,9 @@ SERVER_MODULES: dict[str, ModuleType] = {
     "rabbitmq": rabbitmq,
     "redis": redis,
     "standby": standby,
+    "carbon": carbon,
+    "graphite": graphite,
+    "statsd": statsd,
 }
 DEBIAN_PACKAGES = {"postgres": "postgresql", "rabbitmq": "rabbitmq-server", "redis": "redis-server"}
 READY_WITHIN_S = 60
@@ -55,6 +59,9 @@ def bring_up(options: Options, folder: RunFolder) -> Plan:
     if options.unlimited:
         say("! Every rate limit is lifted (--unlimited): for load tests only")
     say(f"Votemill is ready after {time.monotonic() - began:.1f} s: open {plan.base_url}")
+    if options.metrics:
+        token = os.path.relpath(folder.secrets / "admin-token")
+        say(f"Graphs: {plan.base_url}/operations, with the token in {token}; Graphite: {plan.graphite_url}/render")
     return plan
 
 
@@ -80,8 +87,9 @@ def _install_packages(options: Options, folder: RunFolder) -> None:
     named = existing_services()
     wanted = [DEBIAN_PACKAGES[server] for server, section in SERVERS.items() if section not in named]
     wanted += ["pgbackrest"] if options.backup else []
+    wanted += ["graphite-carbon", "graphite-web", "gunicorn"] if options.metrics else []
     wanted += ["haproxy"] if options.nodes > 1 else []
-    wanted += ["nodejs", "npm"] if (WEB / "package.json").exists() else []
+    wanted += ["nodejs", "npm"]
     packages.install_missing(wanted + options.also_install, folder.log("packages"))
 
 
@@ -100,9 +108,18 @@ def _start_servers(plan: Plan, supervisor: Supervisor) -> None:
             _start_server("standby", plan, supervisor)
         _migrate(plan)
 
+    def npm_packages() -> None:
+        install_npm("browser library", WEB, plan.folder)
+
+    def metrics() -> None:
+        install_npm("StatsD", carbon.RULES, plan.folder)
+        for name in plan.metric_servers:
+            _start_server(name, plan, supervisor)
+
     with ThreadPoolExecutor() as together:
         lanes = [together.submit(_start_server, name, plan, supervisor) for name in plan.private if name != "postgres"]
-        lanes += [together.submit(database), together.submit(install_browser_library, plan.folder)]
+        lanes += [together.submit(database), together.submit(npm_packages)]
+        lanes += [together.submit(metrics)] if plan.options.metrics else []
         try:
             done, _ = wait(lanes, return_when=FIRST_EXCEPTION)
             for lane in done:
@@ -129,16 +146,14 @@ def _migrate(plan: Plan) -> None:
         _run(command, ROOT, log, "the migrations failed", env=tiers.process_env(plan))
 
 
-def install_browser_library(folder: RunFolder, web: Path = WEB) -> None:
+def install_npm(what: str, where: Path, folder: RunFolder) -> None:
     """Fetch what package-lock.json names, unless that very lock file has been installed already."""
-    lock, installed = web / "package-lock.json", web / "node_modules" / ".votemill-lock.json"
-    if not (web / "package.json").exists():
+    lock, installed = where / "package-lock.json", where / "node_modules" / ".votemill-lock.json"
+    if installed.exists() and installed.read_bytes() == lock.read_bytes():
         return
-    if installed.exists() and lock.exists() and installed.read_bytes() == lock.read_bytes():
-        return
-    with step("browser library from npm", announce=True):
-        command = ["npm", "ci" if lock.exists() else "install", "--no-audit", "--no-fund"]
-        _run(command, web, folder.log("npm"), "npm could not install the browser library")
+    with step(f"{what} from npm", announce=True):
+        command = ["npm", "ci", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund"]
+        _run(command, where, folder.log(f"npm-{where.name}"), f"npm could not install {what}")
         shutil.copyfile(lock, installed)
 
 

@@ -16,7 +16,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/ctl", description="Control single processes of a running stack.")
     parser.add_argument("action", choices=["stop", "start", "restart", "status"])
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="postgres, standby, rabbitmq, redis, haproxy, node-1, worker-1, ..."
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="postgres, rabbitmq, redis, haproxy, node-1, worker-1, ... (see status)",
     )
     parser.add_argument("--run-dir", default=".run", help="the stack's run folder (default %(default)s)")
     options = parser.parse_args()

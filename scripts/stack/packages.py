@@ -30,6 +30,9 @@ SERVICES = {
     "npm": [],
     "chromium": [],
     "pgbackrest": ["pgbackrest.service"],
+    "graphite-carbon": ["carbon-cache.service"],
+    "graphite-web": [],
+    "gunicorn": [],
 }
 
 
@@ -47,6 +50,9 @@ PRESENT: dict[str, Callable[[], bool]] = {
     "npm": _command("npm"),
     "chromium": _command("chromium", "chromium-browser", "google-chrome"),
     "pgbackrest": _command("pgbackrest"),
+    "graphite-carbon": _command("carbon-cache"),
+    "graphite-web": lambda: Path("/usr/lib/python3/dist-packages/graphite").exists(),
+    "gunicorn": _command("gunicorn"),
 }
 
 

@@ -13,6 +13,7 @@ from scripts.stack import ports
 from scripts.stack.progress import StepFailed
 from scripts.stack.run_folder import ROOT, RunFolder
 
+METRIC_SERVERS = ("carbon", "graphite", "statsd")
 SERVERS = {"postgres": "database", "rabbitmq": "broker", "redis": "redis"}  # the server and its section in the settings
 
 
@@ -30,6 +31,7 @@ class Options:
     replica: bool = False
     synchronous: bool = False
     backup: bool = False
+    metrics: bool = False
     also_install: list[str] = field(default_factory=list)
 
 
@@ -52,7 +54,15 @@ class Plan:
     @property
     def servers(self) -> list[str]:
         """Every server that is ours to start."""
-        return self.private + ["standby"] * self.options.replica
+        return self.private + ["standby"] * self.options.replica + self.metric_servers
+
+    @property
+    def metric_servers(self) -> list[str]:
+        return list(METRIC_SERVERS) if self.options.metrics else []
+
+    @property
+    def graphite_url(self) -> str:
+        return f"http://{ports.LOOPBACK}:{self.ports['graphite']}"
 
     @property
     def balanced(self) -> bool:
@@ -97,6 +107,7 @@ def make_plan(options: Options, folder: RunFolder) -> Plan:
         raise StepFailed("--backup archives the stack's own PostgreSQL, but an existing one is named")
     known = folder.remembered()
     wanted = [*private, "rabbitmq-dist"] + ["standby"] * options.replica
+    wanted += [*METRIC_SERVERS, "carbon-query"] if options.metrics else []
     wanted += [f"node-{n}" for n in range(1, options.nodes + 1) if options.nodes > 1]
     chosen = ports.free_ports(wanted, known.get("ports", {}), taken={options.port})
     # The broker's data belongs to its node name, so the name outlives a move of the folder.

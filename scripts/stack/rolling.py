@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from models.wire.names import HOST_QUEUE, VOTES_QUEUE
-from scripts.stack.bring_up import READY_WITHIN_S, consumers, install_browser_library
+from scripts.stack.bring_up import READY_WITHIN_S, consumers, install_npm
 from scripts.stack.program import launch_file
 from scripts.stack.progress import StepFailed, say, step
 from scripts.stack.run_folder import ROOT, RunFolder, write_private
@@ -72,7 +72,7 @@ class RollingRestart:
         if not all((code / file).exists() for file in ("socket_tier/__main__.py", "workers/__main__.py", _LOCK)):
             raise StepFailed(f"{code} is no checkout of Votemill")
         self._python = interpreter(code, folder)
-        install_browser_library(folder, code / "socket_tier" / "web")
+        install_npm("browser library", code / "socket_tier" / "web", folder)
 
     def order(self, names: Sequence[str]) -> list[Process]:
         """The processes of these names, or all that nobody has stopped: workers for votes, other workers, nodes.

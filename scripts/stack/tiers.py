@@ -50,6 +50,12 @@ def settings_env(plan: Plan) -> dict[str, str]:
         variables["VOTEMILL_AUDIT__ADDRESS_KEY"] = plan.folder.secret("audit-address-key")
     if plan.balanced:
         variables["VOTEMILL_SECURITY__TRUSTED_PROXIES"] = f"@json {json.dumps([ports.LOOPBACK])}"
+    if plan.options.metrics:
+        variables |= {
+            "VOTEMILL_METRICS__STATSD_HOST": ports.LOOPBACK,
+            "VOTEMILL_METRICS__STATSD_PORT": str(plan.ports["statsd"]),
+            "VOTEMILL_METRICS__GRAPHITE_URL": plan.graphite_url,
+        }
     if plan.options.unlimited:
         variables["VOTEMILL_LIMITS__UNLIMITED"] = "true"
     return variables
@@ -65,9 +71,11 @@ def public_env(plan: Plan) -> dict[str, str]:
     standby = {"REPLICA_URL": plan.urls["replica"]} if plan.options.replica else {}
     standby |= {"SYNCHRONOUS": "yes"} if plan.options.synchronous else {}
     backup = {"PGBACKREST_CONFIG": str(pgbackrest.configuration(plan.folder))} if plan.options.backup else {}
+    metrics = {"GRAPHITE_URL": plan.graphite_url} if plan.options.metrics else {}
     return (
         standby
         | backup
+        | metrics
         | {
             "DATABASE_URL": plan.urls["database"],
             "AMQP_URL": plan.urls["broker"],

@@ -72,6 +72,7 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument(
         "--backup", action="store_true", help="archive PostgreSQL's log all the time, for scripts/backup"
     )
+    parser.add_argument("--metrics", action="store_true", help="StatsD and Graphite, and graphs at /operations")
     parser.add_argument("--also-install", action="append", default=[], help=argparse.SUPPRESS)
     return Options(**vars(parser.parse_args(arguments)))
 

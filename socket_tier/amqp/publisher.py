@@ -58,6 +58,11 @@ class Publisher:
         """Messages sent and not yet settled."""
         return len(self._unconfirmed) + len(self._unclear)
 
+    @property
+    def window_share(self) -> float:
+        """How much of the window is in use, between 0 and 1."""
+        return self.in_flight / self._settings.window_messages
+
     def trouble(self) -> str | None:
         """Why nothing new can be published now, or None."""
         if self._channel is None or not self._channel.is_open:
@@ -79,6 +84,7 @@ class Publisher:
         """
         if self.trouble() is not None:
             self._metrics.count("publish.refused")
+            self._metrics.count("errors.broker.server")
             raise BrokerUnavailable()
         if self.in_flight >= self._settings.window_messages:
             self._metrics.count("publish.window_full")
@@ -172,16 +178,25 @@ class Publisher:
                 continue  # its caller has stopped waiting
             if refused or message.returned:
                 self._metrics.count("publish.nacked" if refused else "publish.returned")
+                self._metrics.count("errors.broker.server")
                 # Sent twice, the first may be stored although the second is refused.
                 self._fail(message, unclear=message.resent)
             elif not message.confirmed.done():
+                self._metrics.count("publish.confirmed")
                 self._metrics.timing_ms("publish.confirm_ms", (time.monotonic() - message.sent_at) * 1000)
                 message.confirmed.set_result(None)
 
-    def _fail(self, message: _Unconfirmed, *, unclear: bool) -> None:
+    def _fail(self, message: _Unconfirmed, *, unclear: bool, timed_out: bool = False) -> None:
         if not message.confirmed.done():
-            message.confirmed.set_exception(BrokerUnavailable(unclear=unclear))
+            refusal = BrokerUnavailable(unclear=unclear)
+            refusal.timed_out = timed_out
+            message.confirmed.set_exception(refusal)
             message.confirmed.exception()  # read once here: a caller that went away is no error
+
+    def _never_confirmed(self, message: _Unconfirmed) -> None:
+        self._metrics.count("publish.unconfirmed")
+        self._metrics.count("errors.broker.timeout")
+        self._fail(message, unclear=True, timed_out=True)
 
     async def _expire(self) -> None:
         while True:
@@ -193,8 +208,7 @@ class Publisher:
                     break
                 del self._unconfirmed[tag]
                 expired = True
-                self._metrics.count("publish.unconfirmed")
-                self._fail(message, unclear=True)
+                self._never_confirmed(message)
             if expired and self._channel is not None and not self.link.blocked:
                 # Confirms don't come although nothing blocks: this connection is of no use any more. While there is
                 # none, votes are refused at once instead of waiting out the time one by one.
@@ -203,5 +217,4 @@ class Publisher:
             late = [message for message in self._unclear if message.deadline <= now]
             self._unclear = [message for message in self._unclear if message.deadline > now]
             for message in late:
-                self._metrics.count("publish.unconfirmed")
-                self._fail(message, unclear=True)
+                self._never_confirmed(message)

@@ -68,6 +68,8 @@ class LaneReceipt:
 
     __slots__ = ("_ack", "_command", "_lane", "_member", "_room", "_socket", "_vote", "arrived", "sid")
 
+    answers_itself = True
+
     def __init__(
         self,
         lane: "VoteLane",

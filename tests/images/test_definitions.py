@@ -27,8 +27,8 @@ def services() -> dict[str, Any]:
 
 
 @pytest.mark.proves("FR-022")
-def test_the_dockerfile_keeps_to_the_rules() -> None:
-    check(TOOLS / "hadolint", DOCKER / "Dockerfile")
+def test_the_dockerfiles_keep_to_the_rules() -> None:
+    check(TOOLS / "hadolint", DOCKER / "Dockerfile", DOCKER / "graphite" / "Dockerfile")
 
 
 @pytest.mark.proves("FR-022")
@@ -48,16 +48,20 @@ def test_everything_starts_after_what_it_needs_is_healthy(services: dict[str, An
         assert services[ours]["depends_on"].keys() == {"migrate", "rabbitmq", "redis"}
     assert services["migrate"]["depends_on"].keys() == {"postgres"}
     assert services["haproxy"]["depends_on"].keys() == {"node", "votes-worker", "host-worker"}
+    # Nobody waits for metrics, and a stack without them lacks nothing.
+    metrics = {name for name, service in services.items() if "metrics" in service.get("profiles", [])}
+    assert metrics == {"statsd", "carbon", "graphite", "grafana"}
+    assert not any(metrics & services[name].get("depends_on", {}).keys() for name in services.keys() - metrics)
 
 
 @pytest.mark.proves("FR-022", "FR-024")
 def test_our_containers_can_write_nothing_and_gain_nothing(services: dict[str, Any]) -> None:
-    for name in ("migrate", "node", "votes-worker", "host-worker", "haproxy"):
+    for name in ("migrate", "node", "votes-worker", "host-worker", "haproxy", "statsd", "carbon", "graphite"):
         service = services[name]
         assert service["read_only"] and service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
     published = [port for service in services.values() for port in service.get("ports", [])]
-    assert published == ["127.0.0.1:4000:8080"]
+    assert published == ["127.0.0.1:4000:8080", "127.0.0.1:3000:3000"]
 
 
 @pytest.mark.proves("FR-027")

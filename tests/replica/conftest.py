@@ -1,4 +1,7 @@
-"""A stack with a standby, which may be broken: servers, a node and workers of its own."""
+"""A stack with what scripts/up adds on request, which may be broken: a standby, and StatsD with Graphite.
+
+One for both files of tests, since starting servers takes a core.
+"""
 
 from __future__ import annotations
 
@@ -113,9 +116,10 @@ def export(node: rest.Base, room: rest.Room) -> list[list[str]]:
     return list(csv.reader(io.StringIO(text)))[1:]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def replica_stack(run_dir: Path) -> Iterator[ReplicaStack]:
-    with own_stack(run_dir, "replica", "--replica", settings={"DATABASE__REPLICA_MAX_LAG_S": str(MAX_LAG_S)}) as folder:
+    settings = {"DATABASE__REPLICA_MAX_LAG_S": str(MAX_LAG_S)}
+    with own_stack(run_dir, "replica", "--replica", "--metrics", settings=settings) as folder:
         yield ReplicaStack(folder)
 
 

@@ -158,12 +158,13 @@ def test_only_a_standby_of_the_same_database_is_read(
     loaded = load()
     addresses = msgspec.structs.replace(loaded.database, url=primary, replica_url=standby)
     settings = msgspec.structs.replace(loaded, database=addresses)
-    metrics = WorkerMetrics(settings)
+    metrics = WorkerMetrics(settings, "test")
     gate = DatabaseGate(open_database(settings.database, "replica-tests"), metrics)
     reads = ReplicaReads(settings, gate, metrics, "replica-tests")
     # When something is read
     reads.start()
-    wait_until(lambda: "replica.in_use" in metrics._gauges, SOON_S, "nobody looked at the standby")
+    in_use = "instances.worker-1-test.replica.in_use"
+    wait_until(lambda: in_use in metrics.take().gauges, SOON_S, "nobody looked at the standby")
     port = reads.read(1, 0, _port)
     # Then the right one answers
     assert port == urlsplit(standby if follows else primary).port

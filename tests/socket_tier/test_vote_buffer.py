@@ -57,6 +57,7 @@ class Voter:
     sid: str = "sid"
     command_id: str | None = None
     room_code: str = "ABC234"
+    answers_itself: bool = True
     answers: list[BaseException | None] = field(default_factory=list)
 
     def settle(self, error: BaseException | None) -> None:

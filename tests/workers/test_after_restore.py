@@ -39,7 +39,7 @@ def test_polls_become_newer_than_what_was_shown_and_redis_forgets_what_it_had(
         cache.hset(f"room:{shown.room_code}:{kind}", "somebody", "1")
     cache.hset("browser:ab", "-", "")
     cache.zadd("nodes:alive", {"node": 1})
-    metrics = WorkerMetrics(settings)
+    metrics = WorkerMetrics(settings, "test")
     outbox = Outbox(settings.broker, metrics, "test")
     outbox.start()
     gate = DatabaseGate(database, metrics)

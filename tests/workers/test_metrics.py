@@ -18,7 +18,7 @@ class Slow(int):
 
 @pytest.fixture
 def metrics(settings):
-    return WorkerMetrics(settings)
+    return WorkerMetrics(settings, "test")
 
 
 def test_no_count_is_lost_between_threads(metrics):

@@ -63,7 +63,7 @@ def test_an_older_snapshot_after_a_newer_one_is_neither_stored_nor_emitted(proce
     process.rooms.store([newer], create=True)
     process.results._gate = type("Slow", (), {"call": lambda self, work: [older]})()
     # When it publishes what it read
-    process.results.publish([older.poll_id])
+    process.results.publish({older.poll_id: None})
     # Then nothing changes
     assert shown(cache, older).version == newer.version
     assert emitted() == {}

@@ -80,7 +80,7 @@ def make(settings: Settings, archive: Path, cache: redis.Redis) -> Iterator[Make
             settings.retention, **({"archive": str(archive), "batch_rows": BATCH, "pause_s": 0} | changed)
         )
         here = msgspec.structs.replace(settings, retention=wanted)
-        metrics = WorkerMetrics(here)
+        metrics = WorkerMetrics(here, "test")
         gates.append(DatabaseGate(open_database(here.database, "retention-tests"), metrics))
         rooms = Rooms(open_redis(here.redis), 60)
         return Retention(here, gates[-1], rooms, metrics, stopping or Watched())

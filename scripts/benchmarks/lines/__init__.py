@@ -8,6 +8,7 @@ from scripts.benchmarks.lines import (
     equal_rate,
     growth,
     many_connections,
+    metrics,
     sc006,
     scale_out,
     statements,
@@ -28,5 +29,6 @@ LINES: dict[str, Callable[[Bench], list[Row]]] = {
     "two-nodes": two_nodes.run,
     "statements": statements.run,
     "synchronous": synchronous.run,
+    "metrics": metrics.run,
 }
 """In the order in which they run."""

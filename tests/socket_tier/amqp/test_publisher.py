@@ -154,7 +154,7 @@ async def test_a_confirm_that_never_comes_is_unclear_and_the_next_publishes_are_
     with pytest.raises(BrokerUnavailable) as error:
         async with asyncio.timeout(20):
             await confirmed
-    assert error.value.unclear
+    assert error.value.unclear and error.value.kind == "timeout"
 
 
 async def test_while_disconnected_nothing_is_taken_and_afterwards_it_is(

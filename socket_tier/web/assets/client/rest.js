@@ -13,6 +13,12 @@ export function fetchPoll(roomCode) {
   return call(`/api/polls/${encodeURIComponent(roomCode)}`);
 }
 
+/** @returns {board, boards, graphs} @throws Refusal */
+export function fetchGraphs(adminToken, board, minutes) {
+  const query = new URLSearchParams({ minutes, ...(board && { board }) });
+  return call(`/api/operations/graphs?${query}`, { headers: { Authorization: `Bearer ${adminToken}` } });
+}
+
 async function call(path, options = {}) {
   let response;
   try {
