@@ -72,7 +72,9 @@ class RollingRestart:
         if not all((code / file).exists() for file in ("socket_tier/__main__.py", "workers/__main__.py", _LOCK)):
             raise StepFailed(f"{code} is no checkout of Votemill")
         self._python = interpreter(code, folder)
-        install_npm("browser library", code / "socket_tier" / "web", folder)
+        web = code / "socket_tier" / "web"
+        if (web / "package.json").exists():
+            install_npm("browser library", web, folder)
 
     def order(self, names: Sequence[str]) -> list[Process]:
         """The processes of these names, or all that nobody has stopped: workers for votes, other workers, nodes.

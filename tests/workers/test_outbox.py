@@ -12,7 +12,7 @@ from workers.outbox import Outbox, Unconfirmed
 @pytest.mark.proves("FR-024")
 def test_a_login_that_fails_is_told_and_another_account_used_the_next_time(settings: Settings) -> None:
     stranger = msgspec.structs.replace(settings.broker, url=settings.broker.url.replace("://", "://nobody-", 1))
-    outbox = Outbox(msgspec.structs.replace(stranger, publish_timeout_s=1), WorkerMetrics(settings), "test")
+    outbox = Outbox(msgspec.structs.replace(stranger, publish_timeout_s=1), WorkerMetrics(settings, "test"), "test")
     told: list[str] = []
     outbox.on_failed_login = lambda: told.append("failed")
     outbox.start()
