@@ -98,6 +98,6 @@ class SecretWatch:
             self._failed("secrets_not_taken_over", keys=keys, error=type(error).__name__)
             return
         self._current = settings
-        self._metrics.count("secrets.changed")
         waiting = [key for key in keys if key in _READ_AT_A_START]
         log.info("secrets_changed", extra={"keys": keys} | ({"after_restart": waiting} if waiting else {}))
+        self._metrics.count("secrets.changed")
