@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from models.runtime.metrics import Metrics
+from models.runtime.metrics import Metrics, Names
 from models.runtime.secrets.watch import SecretWatch
 from models.runtime.settings import Settings, SettingsError, load
 from tests.models.runtime.secrets.conftest import SECRETS
@@ -29,6 +29,8 @@ def problems() -> list[str]:
 
 class Taken(Metrics):
     """What a watch has told and counted."""
+
+    names = Names({}, {}, {})
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings.metrics, "tests", "test")
