@@ -120,8 +120,7 @@ def test_many_timings_become_few_packets_that_pass_any_network(make: Any, statsd
 @pytest.mark.parametrize("timings", [1, 100, 200])  # one packet, two, three
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "127.0.0.1"])
 def test_without_a_statsd_nobody_notices_but_a_counter(make: Any, statsd: StatsD, host: str, timings: int) -> None:
-    # Given a StatsD that is away, or whose host has no address; the kernel tells of it in the middle of some packets, or
-    # after a single one
+    # Given a StatsD that is away, or whose host has no address; the kernel tells of it between packets, or afterwards
     statsd.away()
     metrics = make(host, statsd.port)
     # When figures are sent again and again
