@@ -89,7 +89,7 @@ class Metrics:
         self._sender: _Sender | None = None
         self._open_until = 0.0
         self._not_sent = 0  # flushes
-        self._told = 0  # of them, by the last flush, of which it may yet turn out that nobody took it
+        self._told: int | None = None  # how many, by the last flush, unless that is known to have failed
 
     def count(self, name: str, by: int = 1) -> None:
         if self.on:
@@ -145,13 +145,13 @@ class Metrics:
         """Never raises because of the network, and waits for nothing but to have StatsD's host looked up."""
         if not self.on:
             return
-        if self._sender is not None and self._sender.was_refused():
-            self._not_sent += self._told + 1
+        if self._sender is not None and self._sender.was_refused() and self._told is not None:
+            self._not_sent += self._told + 1  # it seemed to have been taken
         sender = self._opened()
         if sender is not None and sender.send_all(taken, self._not_sent):
             self._told, self._not_sent = self._not_sent, 0
         else:
-            self._told = 0
+            self._told = None
             self._not_sent += 1
 
     def close(self) -> None:

@@ -31,6 +31,8 @@ def texts(node: ast.AST) -> Iterator[str]:
     """A pattern for each text in the code; what is filled in at run time may be anything that a name may hold."""
     for part in ast.walk(node):
         if isinstance(part, ast.JoinedStr):
+            if not isinstance(part.values[0], ast.Constant) or "." not in str(part.values[0].value):
+                continue  # no name of ours: each begins with a word and a dot
             yield "".join(
                 re.escape(str(piece.value)) if isinstance(piece, ast.Constant) else r"[a-z0-9_-]+"
                 for piece in part.values

@@ -17,7 +17,7 @@ class Some(Metrics):
     names = Names(
         {**client.COUNTERS, "votes": "", "never": "", "refusals.*": ""},
         {"rooms": "", "queues.votes": ""},
-        {"ack_ms": ""},
+        {"ack_ms": "", "screen_ms": ""},
     )
 
 
@@ -117,14 +117,17 @@ def test_many_timings_become_few_packets_that_pass_any_network(make: Any, statsd
     assert max(map(len, statsd.packets)) <= 1400
 
 
-@pytest.mark.parametrize("name", ["no-such-host.invalid", "127.0.0.1"])
-def test_without_a_statsd_nobody_notices_but_a_counter(make: Any, statsd: StatsD, name: str) -> None:
-    # Given a StatsD that is away, or whose host has no address
+@pytest.mark.parametrize("timings", [1, 100, 200])  # one packet, two, three
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "127.0.0.1"])
+def test_without_a_statsd_nobody_notices_but_a_counter(make: Any, statsd: StatsD, host: str, timings: int) -> None:
+    # Given a StatsD that is away, or whose host has no address; the kernel tells of it between packets, or afterwards
     statsd.away()
-    metrics = make(name, statsd.port)
+    metrics = make(host, statsd.port)
     # When figures are sent again and again
     for _ in range(20):
         metrics.count("votes")
+        metrics.timings_ms("ack_ms", [1000.0] * timings)
+        metrics.timings_ms("screen_ms", [1000.0] * (timings // 2))
         metrics.flush()
     # Then nothing was raised; and when StatsD is back, and its host's name known, it hears how often it was missed
     statsd.back()
