@@ -17,6 +17,7 @@ import psycopg2.extras
 from peewee import PeeweeException, PostgresqlDatabase, Query
 from playhouse.pool import MaxConnectionsExceeded, PoolConnection, PooledPostgresqlDatabase
 
+from models.runtime.correlation import traceparent
 from models.runtime.settings import DatabaseSettings
 
 
@@ -103,6 +104,11 @@ class _Pool(PooledPostgresqlDatabase):
         self._lock = nullcontext()  # guards only state that is kept per thread
         self._connecting = 0
         self._call_deadline_s = settings.call_deadline_s
+
+    def execute_sql(self, sql: str, params: Any = None) -> Any:
+        """With a comment, in the form of sqlcommenter, that shows in pg_stat_activity and in PostgreSQL's log."""
+        trace = traceparent()
+        return super().execute_sql(f"/*traceparent='{trace}'*/ {sql}" if trace else sql, params)
 
     def _connect(self) -> psycopg2.extensions.connection:
         with self._pool_lock:

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from aiohttp import web
 
 from models.runtime.live_settings import LiveSettings
-from models.runtime.logs import LogLevels
+from models.runtime.logs import Singles, lost_lines
 from models.runtime.settings import Settings
 from models.runtime.tokens import Tokens
 from models.wire import names, notices
@@ -56,6 +56,7 @@ from socket_tier.transport.engine import DirectEngine
 from socket_tier.transport.lane import VoteLane
 from socket_tier.unfinished import Bodies, Unfinished
 from socket_tier.vote_buffer import VoteBuffer, now_us
+from socket_tier.vote_log import VoteLog
 from socket_tier.voting import VoteResults, Voting
 
 log = logging.getLogger(__name__)
@@ -80,12 +81,14 @@ class Node:
         self.readiness = Readiness()
         self.workers = Workers()
         self.limits = Limits(settings.limits, self.metrics)
+        self.singles = Singles(settings.log.singles_per_s)
+        self.vote_log = VoteLog(settings.log, self.singles)
 
         # RabbitMQ
         self.publisher = Publisher(settings.broker, self.metrics)
         self.commands = Commands(self.publisher, settings.broker.reply_timeout_s)
         self.inbox = NoticeInbox(settings.broker, self.node_id, on_notice=self._on_notice, on_gap=self._on_gap)
-        self.buffer = VoteBuffer(self.publisher, settings.batch, self.node_id, self.metrics)
+        self.buffer = VoteBuffer(self.publisher, settings.batch, self.node_id, self.metrics, self.vote_log)
         self.registrations: Batcher[Registration] = Batcher(
             self.publisher,
             lambda items: RegisterParticipants(tuple(items)),
@@ -102,8 +105,7 @@ class Node:
         self.shared_limits = SharedLimits(settings.redis, self.limits, self.metrics)
         self.cache = Cache(self.redis, settings.redis.room_ttl_s)
         self.live = LiveSettings(settings)
-        self.levels = LogLevels(settings.log.level)
-        self.admin = Admin(settings.security.admin_token, self.cache, self.levels, self.live, self.audit)
+        self.admin = Admin(settings.security.admin_token, self.cache, self.live, self.audit)
         self.fanout = Fanout(settings.redis, self.redis, self.metrics, route=self._route, on_hearing=self._on_hearing)
         self.ticker = Ticker(
             self._members_here,
@@ -120,6 +122,7 @@ class Node:
         )
 
         # Browsers
+        self._traced_results: dict[str, list[str]] = {}  # room code -> whose results are to be shown there
         self.bodies = Bodies(
             Unfinished(settings.node.max_unfinished_bytes), settings.node.body_deadline_s, self._cut_off
         )
@@ -193,7 +196,9 @@ class Node:
                 self.buffer, self.choices, self.shedding, self.settings.node.max_command_id_chars
             )
             self.server.eio.on_owed = self._pay_results
-        self.vote_results = VoteResults(self.buffer, self.sessions, self.rooms, self.fanout, self.metrics)
+        self.vote_results = VoteResults(
+            self.buffer, self.sessions, self.rooms, self.fanout, self.metrics, self.vote_log
+        )
         self.payloads = Payloads(settings)
         Events(
             payloads=self.payloads,
@@ -210,6 +215,7 @@ class Node:
             audit=self.audit,
             metrics=self.metrics,
             node_id=self.node_id,
+            singles=self.singles,
         ).register()
         self.live.watch(self._take_over)
         self.app = self._web()
@@ -220,10 +226,11 @@ class Node:
         self.shedding.settings = settings.shed
         room = settings.room
         self.ticker.change(room.tick_s, room.tick_per_member_s, room.results_per_s)
-        self.levels.change_default(settings.log.level)
+        self.vote_log.settings = settings.log
+        self.singles.most_per_s = settings.log.singles_per_s
 
     def _web(self) -> web.Application:
-        edge = Edge(self.settings, self.proxies, self.tokens, self.limits, self.audit, self.metrics)
+        edge = Edge(self.settings, self.proxies, self.tokens, self.limits, self.audit, self.metrics, self.singles)
         pass_over_unknown_expectations()
         app = web.Application(middlewares=[edge.middleware], client_max_size=self.settings.node.max_body_bytes)
         app[BODIES] = self.bodies
@@ -372,8 +379,11 @@ class Node:
     def _route(self, event: str, target: str, payload: Any) -> bool:
         """What comes over the fan-out: results wait for the tick, joins of large rooms for the hosts' pace."""
         if event == names.VOTE_UPDATE:
+            traced = payload.pop("traced", ())  # for the log alone: the totals are everybody's
             room = self.rooms.known(target)
             if room is not None:
+                if traced and room.sids:
+                    self._traced_results.setdefault(target, []).extend(traced)
                 room.learn_totals(payload["version"], payload["votes"], payload["final"])
                 room.participant_count = payload["participantCount"]
                 if room.sids:
@@ -421,6 +431,9 @@ class Node:
         soon = (
             not payload["final"] and self.ticker.tick_of(room_code) >= self.live.current.room.tick_s * _UNHURRIED_TICKS
         )
+        if traced := self._traced_results.pop(room_code, None):
+            shown = {"room_code": room_code, "version": payload["version"], "sockets": self._members_here(room_code)}
+            log.info("results_shown", extra=shown | {"correlation_ids": traced})
         await self.fanout.deliver_results(names.poll_room(room_code), payload, soon=soon)
 
     def _pay_results(self, socket: DirectSocket, room_code: str) -> None:
@@ -474,6 +487,9 @@ class Node:
             self.metrics.gauge("rooms", len(self.rooms.in_use()))
             self.metrics.gauge("buffer.held_votes", self.buffer.held)
             self.metrics.gauge("publish.in_flight", self.publisher.in_flight)
+            dropped, diverted = lost_lines()
+            self.metrics.gauge("logs.dropped", dropped)
+            self.metrics.gauge("logs.diverted", diverted)
             self.metrics.flush()
 
 

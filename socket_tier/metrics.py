@@ -57,6 +57,8 @@ GAUGES = {
     "buffer.held_votes": "votes waiting for their confirm",
     "publish.in_flight": "messages waiting for their confirm",
     "limits.awake": "addresses and rooms whose limits are in use; near 20 000 an attack from very many addresses",
+    "logs.dropped": "log lines lost since the start, because stdout and the file in its place took none",
+    "logs.diverted": "log lines since the start that are in that file (log.fallback_folder)",
     "loop.lag_ms": "how late the event loop runs: overload when it stays high",
 }
 TIMINGS = {

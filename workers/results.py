@@ -4,7 +4,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import redis
 
@@ -20,6 +20,8 @@ from workers.rooms import Outcome, Rooms, StoredRoom
 
 log = logging.getLogger(__name__)
 
+_NOTHING: Mapping[int, Sequence[str]] = {}
+_TRACED_OF_A_POLL = 20  # of a tick
 _CAPACITY_POLLS = 100_000
 _ROUND_POLLS = 500  # per query and pipeline
 # Many rooms that change all the time are published less often: their totals must not take the time of their votes.
@@ -46,6 +48,7 @@ class ResultsPublisher:
         self._metrics = metrics
         self._tick_s = tick_s
         self._changed: set[int] = set()
+        self._traced: dict[int, list[str]] = {}  # poll -> correlation ids of what has changed it
         self._wake = threading.Condition()
         self._closing = threading.Event()
         self._failing = False
@@ -71,17 +74,20 @@ class ResultsPublisher:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
 
-    def mark(self, poll_ids: Iterable[int]) -> None:
-        """These polls have changed. Never blocks for long."""
+    def mark(self, poll_ids: Iterable[int], traced: Mapping[int, Sequence[str]] = _NOTHING) -> None:
+        """These polls have changed, by what has these correlation ids, as far as it has any. Never blocks for long."""
         with self._wake:
             for poll_id in poll_ids:
                 if len(self._changed) < _CAPACITY_POLLS:
                     self._changed.add(poll_id)
+                    if poll_id in traced:
+                        named = self._traced.setdefault(poll_id, [])
+                        named += traced[poll_id][: _TRACED_OF_A_POLL - len(named)]
                 else:
                     self._metrics.count("results.overflow")
             self._wake.notify()
 
-    def publish(self, poll_ids: Sequence[int]) -> None:
+    def publish(self, poll_ids: Sequence[int], traced: Mapping[int, Sequence[str]] = _NOTHING) -> None:
         """Read these polls, store them in Redis and emit those for which nothing newer was there.
 
         :raises DatabaseUnavailable, redis.RedisError: publish all of them again
@@ -90,21 +96,28 @@ class ResultsPublisher:
         polls = self._gate.call(lambda db: poll_store.read_snapshots(db, poll_ids))
         stored = self._rooms.store(polls)
         pairs = list(zip(polls, stored, strict=True))
-        self._emit([(poll, room) for poll, room in pairs if room.outcome is not Outcome.OUTDATED])
+        self._emit([(poll, room) for poll, room in pairs if room.outcome is not Outcome.OUTDATED], traced)
         for poll, room in pairs:
             if room.outcome is Outcome.MISSING:
                 self._restore(poll)
         self._metrics.count("results.outdated", sum(room.outcome is Outcome.OUTDATED for room in stored))
         self._metrics.timing_ms("results.round_ms", (time.monotonic() - started) * 1000)
 
-    def _emit(self, pairs: Sequence[tuple[PollSnapshot, StoredRoom]]) -> None:
+    def _emit(self, pairs: Sequence[tuple[PollSnapshot, StoredRoom]], traced: Mapping[int, Sequence[str]]) -> None:
         at_us = now_us()
-        self._fan_out.emit(
-            [
-                Emission(names.VOTE_UPDATE, vote_update(poll, room.present, at_us), names.poll_room(poll.room_code))
-                for poll, room in pairs
-            ]
-        )
+        emissions = [
+            Emission(names.VOTE_UPDATE, vote_update(poll, room.present, at_us), names.poll_room(poll.room_code))
+            for poll, room in pairs
+        ]
+        for (poll, _), emission in zip(pairs, emissions, strict=True):
+            if poll.poll_id in traced:
+                # The node takes them out: totals belong to nobody's vote.
+                emission.payload["traced"] = traced[poll.poll_id]
+        self._fan_out.emit(emissions)
+        for poll, _ in pairs:
+            if poll.poll_id in traced:
+                emitted = {"poll_id": poll.poll_id, "room_code": poll.room_code, "version": poll.version}
+                log.info("results_emitted", extra=emitted | {"correlation_ids": traced[poll.poll_id]})
         self._metrics.count("results.published", len(pairs))
 
     def _restore(self, poll: PollSnapshot) -> None:
@@ -138,12 +151,13 @@ class ResultsPublisher:
     def _round(self) -> bool:
         with self._wake:
             changed, self._changed = self._changed, set()
+            traced, self._traced = self._traced, {}
         poll_ids = sorted(changed)
         for start in range(0, len(poll_ids), _ROUND_POLLS):
             try:
-                self.publish(poll_ids[start : start + _ROUND_POLLS])
+                self.publish(poll_ids[start : start + _ROUND_POLLS], traced)
             except (DatabaseUnavailable, redis.RedisError) as error:
-                self._failed(error, poll_ids[start:])
+                self._failed(error, poll_ids[start:], traced)
                 return False
             except Exception:
                 # Must not end this thread, nor take the polls round and round: the sweep tries them again.
@@ -152,13 +166,13 @@ class ResultsPublisher:
         self._recovered(len(poll_ids))
         return True
 
-    def _failed(self, error: Exception, poll_ids: Sequence[int]) -> None:
+    def _failed(self, error: Exception, poll_ids: Sequence[int], traced: Mapping[int, Sequence[str]]) -> None:
         self.redis_ok = not isinstance(error, redis.RedisError)
         self._metrics.count("results.failed")
         if not self._failing:
             log.warning("results_paused", extra={"polls": len(poll_ids), "error": repr(error)})
         self._failing = True
-        self.mark(poll_ids)
+        self.mark(poll_ids, traced)
 
     def _recovered(self, polls: int) -> None:
         self.redis_ok = True
