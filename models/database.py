@@ -108,7 +108,7 @@ class _Pool(PooledPostgresqlDatabase):
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         """With a comment, in the form of sqlcommenter, that shows in pg_stat_activity and in PostgreSQL's log."""
         trace = traceparent()
-        return super().execute_sql(f"/*traceparent='{trace}'*/ {sql}" if trace else sql, params)
+        return super().execute_sql(f"/*traceparent='{trace}'*/ {sql.lstrip()}" if trace else sql, params)
 
     def _connect(self) -> psycopg2.extensions.connection:
         with self._pool_lock:

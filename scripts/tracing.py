@@ -11,14 +11,15 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-_TEXT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) \w+ +\S+ (\w+)((?: [\w.]+=.*)?)")
+_TEXT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}) \w+ +\S+ (\w+)((?: [\w.]+=.*)?)")
 _PAIR = re.compile(r' ([\w.]+)=("(?:[^"\\]|\\.)*"|\S*)')
 _POSTGRES = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+) (\w+) (\[.*)")
+_DURATION = re.compile(r"duration: ([\d.]+) ms .*\*/ (.*)")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _LISTS = ("batch_ids", "correlation_ids")
@@ -38,6 +39,7 @@ class Line:
     event: str
     raw: str
     fields: dict[str, Any] = field(compare=False)
+    number: int = field(compare=False, default=0)
 
     def names(self) -> set[str]:
         """Every id that this line is about."""
@@ -57,15 +59,15 @@ class Way:
     def look(self, lines: Iterable[tuple[str, str]]) -> bool:
         """Go through pairs of file name and line; True when there is more to look for."""
         known = len(self._ids), len(self.lines)
-        for name, raw in lines:
+        for number, (name, raw) in enumerate(lines):
             if any(each in raw for each in self._ids) and (line := parse(raw, name)) and self._belongs(line):
-                self.lines.add(line)
+                self.lines.add(replace(line, number=number))
                 self._follow(line)
         return (len(self._ids), len(self.lines)) != known
 
     def _belongs(self, line: Line) -> bool:
-        if "statement" in line.fields:
-            return True
+        if line.event == "statement":
+            return True  # it has one of the ids in its text
         found = line.names() & self._ids
         batch = line.fields.get("batch_id")
         if found == {batch} and "index" in line.fields and batch in self._places:
@@ -81,13 +83,13 @@ class Way:
             self._ids.add(correlation)
 
     def steps(self) -> list[tuple[datetime, str, str, dict[str, Any]]]:
-        """When, who, what and more about it; a line also tells of moments before it, in fields named ``..._at``."""
+        """When, who, what and more about it; a line also tells of moments before it, in fields named ``..._ms_ago``."""
         steps: list[tuple[datetime, str, str, dict[str, Any]]] = []
-        for line in self.lines:
+        for line in sorted(self.lines, key=lambda line: line.number):
             shown = {key: value for key, value in line.fields.items() if key not in _NOT_SHOWN}
-            for key in [key for key in shown if key.endswith("_at")]:
-                earlier = datetime.fromisoformat(shown.pop(key))
-                steps.append((earlier, line.who, f"{key.removesuffix('_at')} ({line.event})", {}))
+            for key in [key for key in shown if key.endswith("_ms_ago")]:
+                earlier = line.at - timedelta(milliseconds=float(shown.pop(key)))
+                steps.append((earlier, line.who, f"{key.removesuffix('_ms_ago')} ({line.event})", {}))
             steps.append((line.at, line.who, line.event, shown))
         return sorted(steps, key=lambda step: step[0])
 
@@ -107,11 +109,13 @@ def parse(raw: str, name: str) -> Line | None:
             return Line(datetime.fromisoformat(fields["timestamp"]), who, str(fields["event"]), raw, fields)
     if found := _TEXT.match(raw):
         pairs = {key: json.loads(value) if value.startswith('"') else value for key, value in _PAIR.findall(found[3])}
-        at = datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S,%f").astimezone()
+        at = datetime.fromisoformat(found[1]).astimezone()
         return Line(at, name, found[2], raw, pairs)
     if found := _POSTGRES.match(raw):
         at = datetime.strptime(f"{found[1]} +0000", "%Y-%m-%d %H:%M:%S.%f %z")  # our servers log in UTC
-        return Line(at, name, "statement", raw, {"statement": " ".join(found[3].split())[:200]})
+        timed = _DURATION.search(found[3])
+        said = {"began_ms_ago": timed[1], "sql": timed[2]} if timed else {"said": found[3]}
+        return Line(at, name, "statement", raw, said)
     return None
 
 
@@ -152,7 +156,7 @@ def main() -> int:
                 for line in typed:
                     yield "stdin", line
                 continue
-            with open(name, errors="replace") as file:
+            with Path(name).open(errors="replace") as file:
                 for line in file:
                     yield Path(name).name.split(".log")[0], line.rstrip("\n")
 

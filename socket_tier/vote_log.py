@@ -1,12 +1,12 @@
 """Which votes a node logs one by one, and what it says of them. Never what they chose, nor who chose it by name.
 
-A line about a whole batch names its id and size; a vote is found there by ``batch_id`` and ``index``.
+A line about a whole batch names its id and size; a vote is found there by ``batch_id`` and ``index``. Fields named
+``..._ms_ago`` tell of moments before the line's own, which ``scripts/trace`` shows as steps.
 """
 
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -45,7 +45,7 @@ class VoteLog:
         now = time.perf_counter()
         # By itself a line would be part of what the first of these votes is part of.
         fields = {"batch_id": batch_id.hex, "correlation_id": batch_id.hex, "votes": len(receipts)}
-        log.info("batch_confirmed", extra=fields | {"published_at": _at(published), "sent_again": again})
+        log.info("batch_confirmed", extra=fields | {"published_ms_ago": _ms_since(published), "sent_again": again})
         for place, why in self._singly(receipts, traced, now, retried=again):
             self._write("vote_accepted", receipts[place], traced.get(place), batch_id, place, why=why)
 
@@ -95,7 +95,7 @@ class VoteLog:
         if batch_id is not None:
             fields |= {"batch_id": batch_id.hex, "index": index}
         if receipt is not None:
-            fields |= {"room_code": receipt.room_code, "arrived_at": _at(receipt.arrived)}
+            fields |= {"room_code": receipt.room_code, "arrived_ms_ago": _ms_since(receipt.arrived)}
             if receipt.command_id is not None:
                 fields["command_id"] = receipt.command_id
         if correlation or batch_id is not None:
@@ -104,7 +104,6 @@ class VoteLog:
         log.log(logging.WARNING if event == "vote_rejected" else logging.INFO, event, extra=fields)
 
 
-def _at(moment: float) -> str:
-    """A moment of ``time.perf_counter()`` by the clock."""
-    ago = timedelta(seconds=time.perf_counter() - moment)
-    return (datetime.now(UTC) - ago).isoformat()
+def _ms_since(moment: float) -> float:
+    """Of ``time.perf_counter()``."""
+    return round((time.perf_counter() - moment) * 1000, 3)

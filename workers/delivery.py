@@ -1,9 +1,7 @@
 """What is known of the command that a thread is working on: where it comes from, and for the log how it went."""
 
-import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 
@@ -29,8 +27,3 @@ def begin(delivery: Delivery) -> None:
 def current() -> Delivery:
     """What this thread works on; one of nobody's where that is no command."""
     return _current.get() or Delivery()
-
-
-def at(moment: float) -> str:
-    """A moment of ``time.monotonic()`` by the clock."""
-    return (datetime.now(UTC) - timedelta(seconds=time.monotonic() - moment)).isoformat()

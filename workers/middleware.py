@@ -82,9 +82,9 @@ class Context(Middleware):
         fields = {
             "command": message.actor_name,
             "outcome": outcome,
-            "taken_at": delivery.at(message.arrived_at),
-            "age_ms": round(time.time() * 1000 - message.message_timestamp),
-            "took_ms": round(took_ms, 3),
+            "published_ms_ago": round(time.time() * 1000 - message.message_timestamp),
+            "taken_ms_ago": round((time.monotonic() - message.arrived_at) * 1000, 3),
+            "began_ms_ago": round(took_ms, 3),
             "database_ms": round(handled.database_s * 1000, 3),
             "failed_tries": handled.failed_tries,
             **handled.told,

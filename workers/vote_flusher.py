@@ -96,13 +96,13 @@ class VoteFlusher:
                 delivered.failed_tries += 1
             raise
         took_s = time.monotonic() - started
-        self._on_changed(stored.changed_polls, _traced_polls(held))
-        votes = sum(len(batch.votes) for batch in batches)
-        rejected = sum(map(len, stored.rejections))
         for _, delivered in held:
             delivered.database_s += took_s
+        votes = sum(len(batch.votes) for batch in batches)
+        rejected = sum(map(len, stored.rejections))
         fields = {"batch_ids": [batch.batch_id.hex for batch in batches], "votes": votes, "rejected": rejected}
-        log.info("votes_committed", extra=fields | {"began_at": delivery.at(started)})
+        log.info("votes_committed", extra=fields | {"began_ms_ago": round(took_s * 1000, 3)})
+        self._on_changed(stored.changed_polls, _traced_polls(held))
         self._metrics.timing_ms("votes.transaction_ms", took_s * 1000)
         self._metrics.timing_ms("votes.merged", votes)
         self._metrics.count("votes.transactions")

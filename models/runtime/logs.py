@@ -13,6 +13,7 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from pythonjsonlogger.json import JsonFormatter
 
 from models.runtime.correlation import correlation_id, span_id
@@ -26,6 +27,7 @@ _CHATTY = ("pika", "socketio", "engineio", "aiohttp.access")
 # PostgreSQL tells in these lines of an error what was to be stored, names and choices among it.
 _VALUES = re.compile(r"(DETAIL|CONTEXT|LINE \d+):.*?(?=\\n|\n|$)")
 
+_encode = msgspec.json.Encoder().encode
 _writer: LogWriter | None = None
 
 
@@ -53,6 +55,14 @@ class _Json(JsonFormatter):
         for name in ("error", "exc_info"):
             if name in log_data:
                 log_data[name] = _VALUES.sub(r"\1: (left out)", str(log_data[name]))
+
+    def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
+        """By msgspec, at a third of the cost, unless something must be escaped that could make a terminal show anything."""
+        try:
+            encoded = _encode(log_data)
+        except (TypeError, ValueError):
+            return super().jsonify_log_record(log_data)
+        return encoded.decode() if encoded.isascii() else super().jsonify_log_record(log_data)
 
 
 _PLAIN = re.compile(r"[\w.:/+@-]+", re.ASCII)
@@ -85,6 +95,9 @@ class _Text(logging.Formatter):
         fields = (f"{key}={_shown(value)}" for key, value in record.__dict__.items() if key not in self._left_out)
         return "\n".join([" ".join([first, *fields]), *trace])
 
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return datetime.fromtimestamp(record.created).isoformat(" ", "microseconds")
+
     def formatException(self, ei: Any) -> str:
         return _VALUES.sub(r"\1: (left out)", super().formatException(ei))
 
@@ -93,6 +106,9 @@ def configure(settings: LogSettings, *, service: str, instance: str, environment
     """Send all logs to stdout, by a thread. Called by the process's entry point, and again in a fork."""
     global _writer
     close()
+    # As Python's logging HOWTO has it under "Optimization": what no line shows is not looked up for each.
+    logging._srcfile = None  # type: ignore[attr-defined]
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     static = {
         "service.name": service, "service.version": VERSION, "service.instance": instance, "env": environment
     }  # fmt: skip

@@ -28,6 +28,7 @@ SERVICES = {
     "npm": [],
     "chromium": [],
     "pgbackrest": ["pgbackrest.service"],
+    "rsyslog": ["rsyslog.service", "syslog.socket"],
 }
 
 
@@ -45,6 +46,7 @@ PRESENT: dict[str, Callable[[], bool]] = {
     "npm": _command("npm"),
     "chromium": _command("chromium", "chromium-browser", "google-chrome"),
     "pgbackrest": _command("pgbackrest"),
+    "rsyslog": _command("rsyslogd"),
 }
 
 
