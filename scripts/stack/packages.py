@@ -29,6 +29,7 @@ SERVICES = {
     "chromium": [],
     "pgbackrest": ["pgbackrest.service"],
     "rsyslog": ["rsyslog.service", "syslog.socket"],
+    "rsyslog-gnutls": [],
 }
 
 
@@ -47,6 +48,7 @@ PRESENT: dict[str, Callable[[], bool]] = {
     "chromium": _command("chromium", "chromium-browser", "google-chrome"),
     "pgbackrest": _command("pgbackrest"),
     "rsyslog": _command("rsyslogd"),
+    "rsyslog-gnutls": lambda: any(Path("/usr/lib").glob("*/rsyslog/lmnsd_gtls.so")),
 }
 
 
