@@ -17,6 +17,7 @@ import psycopg2.extras
 from peewee import PeeweeException, PostgresqlDatabase, Query
 from playhouse.pool import MaxConnectionsExceeded, PoolConnection, PooledPostgresqlDatabase
 
+from models.runtime.correlation import traceparent
 from models.runtime.settings import DatabaseSettings
 
 UNAVAILABLE_REASONS = ("connection_lost", "deadline", "pool_wait", "statement_timeout", "conflict", "refused", "schema")
@@ -104,6 +105,11 @@ class _Pool(PooledPostgresqlDatabase):
         self._connecting = 0
         self.on_failed_login: Callable[[], None] = lambda: None
         self._call_deadline_s = settings.call_deadline_s
+
+    def execute_sql(self, sql: str, params: Any = None) -> Any:
+        """With a comment, in the form of sqlcommenter, that shows in pg_stat_activity and in PostgreSQL's log."""
+        trace = traceparent()
+        return super().execute_sql(f"/*traceparent='{trace}'*/ {sql.lstrip()}" if trace else sql, params)
 
     def _connect(self) -> psycopg2.extensions.connection:
         with self._pool_lock:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import urllib.error
-import urllib.request
 from typing import Any
+
+from scripts.admin_calls import add_url, call, reason
 
 PATH = "/api/config/settings"
 
@@ -20,7 +19,7 @@ PATH = "/api/config/settings"
 def main() -> int:
     """0; 1 when the service refused or didn't answer, with its reason."""
     parser = argparse.ArgumentParser(prog="scripts/settings", description=__doc__)
-    parser.add_argument("--url", default=os.environ.get("BASE_URL", ""), help="the service (default: the one in .run)")
+    add_url(parser)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="every setting that can be changed; those that are, with a mark")
     commands.add_parser("set", help="change some").add_argument("changes", nargs="+", metavar="KEY=VALUE")
@@ -31,9 +30,9 @@ def main() -> int:
     else:
         changes = dict.fromkeys(options.keys) if options.command == "reset" else {}
     try:
-        answer = _call(options.url, changes)
+        answer = call(options.url + PATH, changes)
     except (OSError, ValueError) as error:
-        print(f"✗ {_reason(error)}", file=sys.stderr)
+        print(f"✗ {reason(error)}", file=sys.stderr)
         return 1
     for key, value in answer["settings"].items():
         if options.command == "list" or key in changes:
@@ -47,31 +46,6 @@ def _pair(change: str) -> tuple[str, Any]:
         return key, json.loads(text)
     except ValueError:
         return key, text
-
-
-def _call(url: str, changes: dict[str, Any]) -> dict[str, Any]:
-    request = urllib.request.Request(
-        url + PATH,
-        data=json.dumps(changes).encode() if changes else None,
-        method="PUT" if changes else "GET",
-        headers={
-            "Authorization": f"Bearer {os.environ.get('VOTEMILL_SECURITY__ADMIN_TOKEN', '')}",
-            "Content-Type": "application/json",
-        },
-    )
-    with urllib.request.urlopen(request, timeout=10) as response:  # nosec B310: the operator's own address
-        answer: dict[str, Any] = json.load(response)
-    return answer
-
-
-def _reason(error: Exception) -> str:
-    """The service's own words, where it has said some."""
-    if isinstance(error, urllib.error.HTTPError):
-        try:
-            return str(json.load(error)["error"])
-        except (ValueError, KeyError):
-            pass  # not from a node; the status says what there is to say
-    return str(error)
 
 
 if __name__ == "__main__":

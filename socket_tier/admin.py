@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from aiohttp import web
 
-from models.runtime.live_settings import Changes, LiveSettings, changeable_keys, changed, value_of
-from models.runtime.logs import LEVELS, ROOT, LogLevels
+from models.runtime.live_settings import Changes, LiveSettings, SetLevel, changeable_keys, changed, value_of
+from models.runtime.logs import LEVELS, ROOT
 from models.runtime.settings import SettingsError
+from models.wire.polls import iso_time
 from socket_tier.audit import Audit
 from socket_tier.cache import Cache
 from socket_tier.http import bearer_token, json_body, json_response
@@ -21,6 +22,7 @@ from socket_tier.vote_buffer import now_us
 log = logging.getLogger(__name__)
 
 _LOGGER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,99}")
+_LONGEST_S = 7 * 86_400
 
 
 _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
@@ -43,10 +45,9 @@ class Admin:
     GET and PUT /api/config/settings and log-level: all nodes and workers read both once a second.
     """
 
-    def __init__(self, admin_token: str, cache: Cache, levels: LogLevels, live: LiveSettings, audit: Audit) -> None:
+    def __init__(self, admin_token: str, cache: Cache, live: LiveSettings, audit: Audit) -> None:
         self.token = admin_token
         self._cache = cache
-        self._levels = levels
         self._live = live
         self._audit = audit
 
@@ -63,23 +64,34 @@ class Admin:
         """:raises Refused:"""
         self.demand(request)
         self._audit.note("log_level_read", outcome="ok", address=request["address"])
-        return json_response({"success": True, "levels": self._levels.current()})
+        return self._levels_response()
 
     async def set_log_level(self, request: web.Request) -> web.Response:
-        """:raises Refused:"""
+        """For a logger or all, for good or some seconds; ``null`` takes a level back.
+
+        :raises Refused:
+        """
         self.demand(request)
         body = await json_body(request)
-        if not isinstance(body, dict) or body.keys() - {"level", "logger"}:
-            raise Invalid("Expected an object with level and, if it is for one only, logger", "invalid_payload")
-        level, logger = body.get("level"), body.get("logger", ROOT)
-        if level not in LEVELS:
+        if not isinstance(body, dict) or "level" not in body or body.keys() - {"level", "logger", "seconds"}:
+            raise Invalid("Expected an object with level and, as wanted, logger and seconds", "invalid_payload")
+        level, logger, seconds = body["level"], body.get("logger", ROOT), body.get("seconds")
+        if level is not None and level not in LEVELS:
             raise Invalid(f"Level must be one of {', '.join(LEVELS)}", "invalid_level")
         if not isinstance(logger, str) or not _LOGGER_NAME.fullmatch(logger):
             raise Invalid("Invalid logger", "invalid_logger")
-        await self._cache.set_log_level(logger, level)
+        if seconds is not None and (type(seconds) is not int or not 1 <= seconds <= _LONGEST_S):
+            raise Invalid(f"Seconds must be an integer, 1..{_LONGEST_S}", "invalid_seconds")
         await self.refresh()
-        self._audit.note("log_level_set", outcome="ok", action=f"{logger}={level}", address=request["address"])
-        return json_response({"success": True, "levels": self._levels.current()})
+        levels = self._live.changes.levels_now(now_us())
+        if level is None:
+            levels.pop(logger, None)
+        else:
+            levels[logger] = SetLevel(level, None if seconds is None else now_us() + seconds * 1_000_000)
+        await self._store(self._live.changes.values, levels)
+        action = f"{logger}={level}" if seconds is None else f"{logger}={level} for {seconds} s"
+        self._audit.note("log_level_set", outcome="ok", action=action, address=request["address"])
+        return self._levels_response()
 
     async def read_settings(self, request: web.Request) -> web.Response:
         """:raises Refused:"""
@@ -97,14 +109,10 @@ class Admin:
         if not isinstance(body, dict) or not body:
             raise Invalid("Expected an object with settings and their new values", "invalid_payload")
         await self.refresh()
-        before = self._live.changes
-        wanted = {**before.values, **body}
+        wanted = {**self._live.changes.values, **body}
         self._validate(wanted)
         values = {key: value for key, value in wanted.items() if value is not None}
-        changes = Changes(max(now_us(), before.version + 1), values)
-        if not await self._cache.store_changed_settings(changes, over=before.version):
-            raise ComeBackLater("Somebody else is changing settings, please try again", "conflict", status=409)
-        self._live.take_over(changes)
+        await self._store(values, self._live.changes.levels_now(now_us()))
         action = ",".join(f"{key}={value}" for key, value in body.items())
         self._audit.note("settings_changed", outcome="ok", action=action, address=request["address"])
         return self._settings_response()
@@ -125,11 +133,25 @@ class Admin:
         await self._audit.record(event, outcome=outcome, action=action, address=request["address"], **details)
         return json_response({"success": True})
 
+    async def _store(self, values: dict[str, Any], levels: dict[str, SetLevel]) -> None:
+        """In place of the changes that are known here."""
+        before = self._live.changes
+        changes = Changes(max(now_us(), before.version + 1), values, levels)
+        if not await self._cache.store_changed_settings(changes, over=before.version):
+            raise ComeBackLater("Somebody else is changing settings, please try again", "conflict", status=409)
+        self._live.take_over(changes)
+        self._live.hold_levels(now_us())
+
     def _validate(self, values: dict[str, Any]) -> None:
         try:
             changed(self._live.started_with, values)
         except SettingsError as error:
             raise Invalid("; ".join(error.problems), "invalid_settings") from error
+
+    def _levels_response(self) -> web.Response:
+        set_for_a_time = self._live.changes.levels_now(now_us()).items()
+        until = {logger: iso_time(set_.until_us) for logger, set_ in set_for_a_time if set_.until_us is not None}
+        return json_response({"success": True, "levels": self._live.levels.current(), "until": until})
 
     def _settings_response(self) -> web.Response:
         now = {key: value_of(self._live.current, key) for key, _ in changeable_keys()}
@@ -138,13 +160,13 @@ class Admin:
     async def refresh(self) -> None:
         """Take over what an operator has set by way of any node, or tell an emptied Redis of it again."""
         try:
-            self._levels.apply(await self._cache.log_levels())
             stored = await self._cache.changed_settings()
             if stored.version < self._live.changes.version:
                 await self._cache.store_changed_settings(self._live.changes, over=stored.version)
             self._live.take_over(stored)
         except CacheUnavailable:
-            return  # counted there; everything stays as it is
+            pass  # counted there; everything stays as it is
+        self._live.hold_levels(now_us())
 
     def knows(self, given: str | None) -> bool:
         """Whether this is the admin token; compared in constant time."""

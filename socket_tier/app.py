@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from aiohttp import web
 
 from models.runtime.live_settings import LiveSettings
-from models.runtime.logs import LogLevels
+from models.runtime.logs import Singles, lost_lines
 from models.runtime.process_levels import ProcessLevels
 from models.runtime.secrets.watch import SecretWatch
 from models.runtime.settings import Settings
@@ -60,6 +60,7 @@ from socket_tier.transport.engine import DirectEngine
 from socket_tier.transport.lane import VoteLane
 from socket_tier.unfinished import Bodies, Unfinished
 from socket_tier.vote_buffer import VoteBuffer, now_us
+from socket_tier.vote_log import VoteLog
 from socket_tier.voting import VoteResults, Voting
 
 log = logging.getLogger(__name__)
@@ -84,12 +85,14 @@ class Node:
         self.readiness = Readiness()
         self.workers = Workers()
         self.limits = Limits(settings.limits, self.metrics)
+        self.singles = Singles(settings.log.singles_per_s)
+        self.vote_log = VoteLog(settings.log, self.singles)
 
         # RabbitMQ
         self.publisher = Publisher(settings.broker, self.metrics)
         self.commands = Commands(self.publisher, settings.broker.reply_timeout_s)
         self.inbox = NoticeInbox(settings.broker, self.node_id, on_notice=self._on_notice, on_gap=self._on_gap)
-        self.buffer = VoteBuffer(self.publisher, settings.batch, self.node_id, self.metrics)
+        self.buffer = VoteBuffer(self.publisher, settings.batch, self.node_id, self.metrics, self.vote_log)
         self.registrations: Batcher[Registration] = Batcher(
             self.publisher,
             lambda items: RegisterParticipants(tuple(items)),
@@ -106,8 +109,7 @@ class Node:
         self.shared_limits = SharedLimits(settings.redis, self.limits, self.metrics)
         self.cache = Cache(self.redis, settings.redis.room_ttl_s)
         self.live = LiveSettings(settings)
-        self.levels = LogLevels(settings.log.level)
-        self.admin = Admin(settings.security.admin_token, self.cache, self.levels, self.live, self.audit)
+        self.admin = Admin(settings.security.admin_token, self.cache, self.live, self.audit)
         self.fanout = Fanout(settings.redis, self.redis, self.metrics, route=self._route, on_hearing=self._on_hearing)
         self.ticker = Ticker(
             self._members_here,
@@ -124,6 +126,7 @@ class Node:
         )
 
         # Browsers
+        self._traced_results: dict[str, list[str]] = {}  # room code -> whose results are to be shown there
         self.bodies = Bodies(
             Unfinished(settings.node.max_unfinished_bytes), settings.node.body_deadline_s, self._cut_off
         )
@@ -197,7 +200,9 @@ class Node:
                 self.buffer, self.choices, self.shedding, self.settings.node.max_command_id_chars
             )
             self.server.eio.on_owed = self._pay_results
-        self.vote_results = VoteResults(self.buffer, self.sessions, self.rooms, self.fanout, self.metrics)
+        self.vote_results = VoteResults(
+            self.buffer, self.sessions, self.rooms, self.fanout, self.metrics, self.vote_log
+        )
         self.payloads = Payloads(settings)
         Events(
             payloads=self.payloads,
@@ -214,6 +219,7 @@ class Node:
             audit=self.audit,
             metrics=self.metrics,
             node_id=self.node_id,
+            singles=self.singles,
         ).register()
         self.live.watch(self._take_over)
         self.secrets = SecretWatch(settings, self.metrics)
@@ -228,7 +234,8 @@ class Node:
         self.shedding.settings = settings.shed
         room = settings.room
         self.ticker.change(room.tick_s, room.tick_per_member_s, room.results_per_s)
-        self.levels.change_default(settings.log.level)
+        self.vote_log.settings = settings.log
+        self.singles.most_per_s = settings.log.singles_per_s
 
     @property
     def _links(self) -> tuple[Link, ...]:
@@ -242,7 +249,7 @@ class Node:
         self.admin.token = settings.security.admin_token
 
     def _web(self) -> web.Application:
-        edge = Edge(self.settings, self.proxies, self.tokens, self.limits, self.audit, self.metrics)
+        edge = Edge(self.settings, self.proxies, self.tokens, self.limits, self.audit, self.metrics, self.singles)
         pass_over_unknown_expectations()
         app = web.Application(middlewares=[edge.middleware], client_max_size=self.settings.node.max_body_bytes)
         app[BODIES] = self.bodies
@@ -403,8 +410,11 @@ class Node:
     def _route(self, event: str, target: str, payload: Any) -> bool:
         """What comes over the fan-out: results wait for the tick, joins of large rooms for the hosts' pace."""
         if event == names.VOTE_UPDATE:
+            traced = payload.pop("traced", ())  # for the log alone: the totals are everybody's
             room = self.rooms.known(target)
             if room is not None:
+                if traced and room.sids:
+                    self._traced_results.setdefault(target, []).extend(traced)
                 room.learn_totals(payload["version"], payload["votes"], payload["final"])
                 room.participant_count = payload["participantCount"]
                 if room.sids:
@@ -453,6 +463,9 @@ class Node:
         soon = (
             not payload["final"] and self.ticker.tick_of(room_code) >= self.live.current.room.tick_s * _UNHURRIED_TICKS
         )
+        if traced := self._traced_results.pop(room_code, None):
+            shown = {"room_code": room_code, "version": payload["version"], "sockets": self._members_here(room_code)}
+            log.info("results_shown", extra=shown | {"correlation_ids": traced})
         await self.fanout.deliver_results(names.poll_room(room_code), payload, soon=soon)
         if oldest_vote_us is not None:
             self.metrics.timing_ms("results.screen_ms", max(0, now_us() - oldest_vote_us) / 1000)
@@ -514,7 +527,10 @@ class Node:
             await asyncio.to_thread(self.metrics.send, self.metrics.take())
 
     def _levels(self) -> dict[str, float]:
+        dropped, diverted = lost_lines()
         return {
+            "logs.dropped": dropped,
+            "logs.diverted": diverted,
             "connections": len(self.sessions),
             "connections.open": len(self.connections),
             "messages.unfinished_bytes": self.bodies.unfinished.held,

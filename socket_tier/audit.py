@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from models.runtime.correlation import correlation_id
 from models.runtime.hashed_addresses import hashed_address
-from models.runtime.logs import correlation_id
 from models.runtime.settings import AuditSettings, BudgetSettings
 from models.wire.commands import AuditEntry, RecordAudit
 from socket_tier.commands import Commands

@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from models.runtime.correlation import correlation_id
 from models.wire.envelope import wrap
 from socket_tier.amqp.publisher import Publisher
 from socket_tier.refusals import NodeBusy, Refused
@@ -35,6 +36,7 @@ class Batcher(Generic[T]):
         self._max_wait_s = max_wait_s
         self._capacity = capacity
         self._items: list[T] = []
+        self._traced: dict[int, str] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self.held = 0
@@ -50,6 +52,7 @@ class Batcher(Generic[T]):
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         self.held += 1
+        self._traced[len(self._items)] = correlation_id.get()
         self._items.append(item)
         self._waiters.append(waiter)
         if len(self._items) >= self._max_items:
@@ -66,8 +69,9 @@ class Batcher(Generic[T]):
         if not self._items:
             return
         items, self._items = self._items, []
+        traced, self._traced = self._traced, {}
         waiters, self._waiters = self._waiters, []
-        queue, body = wrap(self._make(items))
+        queue, body = wrap(self._make(items), traced=traced)
         try:
             confirmed = self._publisher.publish("", queue, body)
         except Refused as refusal:

@@ -53,10 +53,11 @@ end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 """)
 
-# Stores changed settings over those that are expected there. KEYS: settings. ARGV: version expected, version, values.
+# Stores changed settings over those that are expected there. KEYS: settings. ARGV: version expected, version, values,
+# levels.
 _STORE_SETTINGS = Script("""
 if tonumber(redis.call('HGET', KEYS[1], 'version') or '0') ~= tonumber(ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[1], 'version', ARGV[2], 'values', ARGV[3])
+redis.call('HSET', KEYS[1], 'version', ARGV[2], 'values', ARGV[3], 'levels', ARGV[4])
 return 1
 """)
 
@@ -218,25 +219,14 @@ class Cache:
             members.append((code, UUID(hex=participant), nickname.decode()))
         return members
 
-    async def log_levels(self) -> dict[str, str]:
-        """Logger name -> level, as an operator has set it for all processes."""
-        fields = await self._fields(names.LOG_LEVELS_KEY)
-        return {name.decode(): level.decode() for name, level in fields.items()}
-
-    async def set_log_level(self, logger: str, level: str) -> None:
-        await self._call("HSET", names.LOG_LEVELS_KEY, logger, level)
-
     async def changed_settings(self) -> Changes:
         """What operators have changed for all processes."""
-        fields = await self._fields(names.SETTINGS_KEY)
-        if not fields:
-            return Changes()
-        return Changes(int(fields[b"version"]), msgspec.json.decode(fields[b"values"]))
+        return Changes.decode(await self._fields(names.SETTINGS_KEY))
 
     async def store_changed_settings(self, changes: Changes, *, over: int) -> bool:
         """Store them in the place of version ``over`` (0: of none); False when another one is there."""
-        values = msgspec.json.encode(changes.values)
-        return bool(await self._call(1, names.SETTINGS_KEY, over, changes.version, values, script=_STORE_SETTINGS))
+        fields = (msgspec.json.encode(changes.values), msgspec.json.encode(changes.levels))
+        return bool(await self._call(1, names.SETTINGS_KEY, over, changes.version, *fields, script=_STORE_SETTINGS))
 
     async def heartbeat(self, node_id: UUID) -> bool:
         """Say that this node lives; True when Redis didn't know of it, so that it lacks our members too."""

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from models.runtime.logs import correlation_id
+from models.runtime.correlation import traceparent
 from models.wire import names
 from models.wire.envelope import wrap
 from models.wire.notices import CommandFailed, Notice
@@ -30,7 +30,7 @@ class Commands:
         :raises BrokerUnavailable: not confirmed; safe to send again
         :raises NodeBusy: too much in flight; safe to send again
         """
-        queue, body = wrap(command, correlation_id.get())
+        queue, body = wrap(command, traceparent())
         await self._publisher.publish("", queue, body)
 
     async def broadcast(self, notice: msgspec.Struct) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
-from models.runtime.logs import correlation_id
+from models.runtime import correlation
+from models.runtime.logs import Singles
 from models.wire import names
 from models.wire.commands import RestoreBrowser
 from models.wire.notices import BrowserRestored
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Session, object], Awaitable[dict[str, Any]]]
 
+_VOTE = "submit-vote"
+_NAMED_CHARACTERS = 64
 _ROLES_TRIED = 5
 _FIRST_SID = "votemill.first_sid"
 _BROWSER_WAIT_S = 1.0
@@ -56,6 +59,7 @@ class Events:
         audit: Audit,
         metrics: NodeMetrics,
         node_id: UUID,
+        singles: Singles,
     ) -> None:
         self._payloads = payloads
         self._server = server
@@ -71,14 +75,19 @@ class Events:
         self._audit = audit
         self._metrics = metrics
         self._node_id = node_id
+        self._singles = singles
 
     def register(self) -> None:
         self._server.on("connect", self._connected)
         self._server.on("disconnect", self._disconnected)
-        self._server.on("join", self._answered(self._join))
-        self._server.on("join-room", self._answered(self._join_room))
-        self._server.on("submit-vote", self._answered(self._submit_vote, "votes"))
-        self._server.on("change-poll-state", self._answered(self._change_poll_state))
+        handlers = {
+            "join": self._join,
+            "join-room": self._join_room,
+            _VOTE: self._submit_vote,
+            "change-poll-state": self._change_poll_state,
+        }
+        for event, handle in handlers.items():
+            self._server.on(event, self._answered(event, handle))
         self._server.on("*", self._unknown)
 
     async def _join(self, session: Session, payload: object) -> dict[str, Any]:
@@ -109,18 +118,23 @@ class Events:
             self._limits.request(session.address)
 
     async def _unknown(self, _event: str, sid: str, *_payload: object) -> dict[str, Any]:
-        return await self._answered(self._no_such_event)(sid, None)
+        return await self._answered("unknown", self._no_such_event)(sid, None)
 
     async def _no_such_event(self, _session: Session, _payload: object) -> dict[str, Any]:
         raise Invalid("Unknown event", "unknown_event")
 
-    def _answered(self, handle: Handler, source: str = "events") -> Callable[..., Awaitable[dict[str, Any]]]:
-        """Turns a handler's result, refusal or crash into one ack, and counts it as of ``source``."""
+    def _answered(self, event: str, handle: Handler) -> Callable[..., Awaitable[dict[str, Any]]]:
+        """Turns a handler's result, refusal or crash into one ack, and counts it as of the votes or the events.
+
+        Beside its own fields any payload may have a ``traceparent``.
+        """
 
         async def run(sid: str, *args: object) -> dict[str, Any]:
-            arrived = time.perf_counter()
-            correlation = uuid4().hex
-            correlation_id.set(correlation)
+            source = "votes" if event == _VOTE else "events"
+            started, payload = time.perf_counter(), args[0] if args else None
+            caller = payload.pop("traceparent", None) if isinstance(payload, dict) else None
+            trace, code = correlation.begin(caller), ""
+            session = None
             try:
                 session = self._sessions.get(sid)
                 if session is None:
@@ -128,7 +142,7 @@ class Events:
                 self._limits.event(session.events)
                 if len(args) != 1:
                     raise Invalid("Invalid payload: expected exactly one argument", "invalid_payload")
-                ack = {**await handle(session, args[0]), "correlationId": correlation}
+                ack = {**await handle(session, args[0]), "correlationId": trace}
                 if self._sessions.get(sid) is not session:
                     self._gone(session)  # it left while this was under way, and was put into rooms after that
                 if source == "events":
@@ -137,17 +151,22 @@ class Events:
             except Refused as refusal:
                 if session is not None:
                     self._audit.refusal(refusal, session.address)
+                code = refusal.code
                 self._refused(source, refusal)
-                return refusal.body(correlation)
+                return refusal.body(trace)
             except Exception as error:
                 self._metrics.count("events.failed")
                 self._refused(source, error)
                 log.exception("event_failed", extra={"handler": handle.__name__})
-                return unexpected().body(correlation)
+                code = unexpected().code
+                return unexpected().body(trace)
             finally:
+                took_s = time.perf_counter() - started
                 if source == "events":
                     self._metrics.count("events.received")
-                    self._metrics.timing_ms("events.ack_ms", (time.perf_counter() - arrived) * 1000)
+                    self._metrics.timing_ms("events.ack_ms", took_s * 1000)
+                self._note(event, payload, code, took_s)
+                correlation.end()
 
         return run
 
@@ -155,6 +174,18 @@ class Events:
         if source == "votes":
             self._metrics.count("votes.refused")
         self._metrics.refused(source, error)
+
+    def _note(self, event: str, payload: object, code: str, took_s: float) -> None:
+        """One line for an event; none for a vote that was taken, which the vote log may have told of."""
+        if (event == _VOTE and not code) or not self._singles.allows():
+            return
+        fields: dict[str, Any] = {"handled": event, "took_ms": round(took_s * 1000, 3)}
+        if isinstance(payload, dict):
+            named = {"room_code": payload.get("roomCode"), "command_id": payload.get("commandId")}
+            fields |= {key: value[:_NAMED_CHARACTERS] for key, value in named.items() if isinstance(value, str)}
+        if code:
+            fields["code"] = code
+        log.info("vote_refused" if event == _VOTE else "event_handled", extra=fields)
 
     async def _connected(self, sid: str, environ: dict[str, Any], auth: object = None) -> bool:
         # Anything but a refusal raised here would leave the client's rooms behind for ever.

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from models.runtime.version import VERSION
 from models.wire import names
 from models.wire.notices import WorkerHeartbeat
 from models.wire.polls import iso_time
@@ -21,7 +22,6 @@ from socket_tier.sessions import Sessions
 from socket_tier.vote_buffer import now_us
 
 _WORKER_SILENT_S = 5.0
-VERSION = "0.1.0"
 
 
 class Readiness:

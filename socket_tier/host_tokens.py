@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from models.runtime.logs import correlation_id
+from models.runtime.correlation import correlation_id
 from models.runtime.tokens import HostToken, InvalidToken, Tokens
 from models.wire.commands import RevokeHosts
 from models.wire.polls import PollSnapshot

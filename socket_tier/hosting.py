@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from models.runtime.logs import correlation_id
+from models.runtime.correlation import correlation_id
 from models.runtime.settings import SecuritySettings
 from models.runtime.tokens import InvalidToken
 from models.wire import names
@@ -145,7 +145,7 @@ class Hosting:
 
     async def _close(self, room: Room, command: ChangeState) -> Notice:
         """From its receipt on no vote is taken: here at once, elsewhere as soon as the command is durable."""
-        notice = PollClosing(room.poll.poll_id, room.code, command.at_us)
+        notice = PollClosing(room.poll.poll_id, room.code, command.at_us, command.correlation_id)
 
         async def tell_the_others() -> None:
             told = await asyncio.gather(

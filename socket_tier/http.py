@@ -5,13 +5,14 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 from aiohttp import web
 from uuid_utils.compat import uuid7
 
-from models.runtime.logs import correlation_id
+from models.runtime.correlation import begin, new_id
+from models.runtime.logs import Singles
 from models.runtime.settings import SecuritySettings, Settings
 from models.runtime.tokens import InvalidToken, Tokens
 from socket_tier.addresses import TrustedProxies
@@ -72,7 +73,7 @@ def status_refusal(status: int, reason: str = "") -> Refused:
 def error_response(status: int, headers: dict[str, str]) -> web.Response:
     """An answer to what never became a request, or to what broke while it was answered."""
     refusal = unexpected() if status >= 500 else status_refusal(status)
-    return refusal_response(refusal, uuid4().hex, headers)
+    return refusal_response(refusal, new_id(), headers)
 
 
 def refusal_response(refusal: Refused, correlation: str, more_headers: dict[str, str] | None = None) -> web.Response:
@@ -116,6 +117,7 @@ class Edge:
         limits: Limits,
         audit: Audit,
         metrics: NodeMetrics,
+        singles: Singles,
     ) -> None:
         security = settings.security
         self._origins = frozenset(security.all_origins)
@@ -128,14 +130,15 @@ class Edge:
         self._limits = limits
         self._audit = audit
         self._metrics = metrics
+        self._singles = singles
         self._handshakes = Turnstile(_HANDSHAKES_PER_TURN)
 
     @property
     def middleware(self) -> Any:
         @web.middleware
         async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
-            correlation = uuid4().hex
-            correlation_id.set(correlation)
+            started = time.perf_counter()
+            correlation = begin(request.headers.get("traceparent"))
             request["correlation_id"] = correlation
             forwarded = request.headers.getall("X-Forwarded-For", ())
             request["address"] = self._proxies.client_address(request.remote, forwarded)
@@ -148,14 +151,22 @@ class Edge:
                 return await handler(request)
             if request.path.startswith(_HEALTH):
                 return await self._answer(request, handler, correlation)
-            arrived = time.perf_counter()
             try:
-                return await self._answer(request, handler, correlation)
+                response = await self._answer(request, handler, correlation)
+                self._note(request, response, time.perf_counter() - started)
+                return response
             finally:
                 self._metrics.count("requests.answered")
-                self._metrics.timing_ms("requests.answer_ms", (time.perf_counter() - arrived) * 1000)
+                self._metrics.timing_ms("requests.answer_ms", (time.perf_counter() - started) * 1000)
 
         return edge
+
+    def _note(self, request: web.Request, response: web.StreamResponse, took_s: float) -> None:
+        quiet = not request.path.startswith(_LIMITED) or request.path.startswith(_HEALTH)
+        level = logging.DEBUG if quiet else logging.INFO
+        if log.isEnabledFor(level) and self._singles.allows():
+            fields = {"method": request.method, "path": request.path[:_PATH], "status": response.status}
+            log.log(level, "request_handled", extra=fields | {"took_ms": round(took_s * 1000, 3)})
 
     async def prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """Headers of every response (aiohttp's on_response_prepare signal)."""
@@ -260,10 +271,10 @@ class Edge:
             return
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Allow-Credentials"] = "true"
-        response.headers["Access-Control-Expose-Headers"] = "Retry-After, RateLimit, RateLimit-Policy"
+        response.headers["Access-Control-Expose-Headers"] = "Retry-After, RateLimit, RateLimit-Policy, X-Correlation-Id"
         if request.method == "OPTIONS":
             response.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, OPTIONS"
-            response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization"
+            response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization, traceparent"
             response.headers["Access-Control-Max-Age"] = "600"
 
 

@@ -99,6 +99,8 @@ GAUGES = {
     "cache.paused": "1 for the half second after a failed call during which Redis is not asked",
     "fanout.away": "1 while this node hears nothing of what is sent over Redis: live totals stand still here",
     "limits.awake": "addresses and rooms whose limits are in use; near 20 000 an attack from very many addresses",
+    "logs.dropped": "log lines lost since the start, because stdout and the file in its place took none",
+    "logs.diverted": "log lines since the start that are in that file (log.fallback_folder)",
     "loop.lag_ms": "how late the event loop runs: overload when it stays high",
 }
 TIMINGS = {

@@ -5,7 +5,6 @@ import logging
 import re
 from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
 
 import engineio
 import msgspec
@@ -13,6 +12,7 @@ import socketio
 from engineio.payload import Payload
 from socketio import packet
 
+from models.runtime.correlation import begin
 from models.runtime.settings import Settings
 from socket_tier.fanout import Fanout
 from socket_tier.limits import Limits
@@ -164,7 +164,7 @@ class SocketServer(socketio.AsyncServer):
                 AttributeError,
                 RecursionError,
             ) as error:
-                log.info("malformed_packet", extra={"error": type(error).__name__, "bytes": len(data)})
+                log.debug("malformed_packet", extra={"error": type(error).__name__})
                 await self._refuse(eio_sid, data, "Invalid payload: not a Socket.IO packet", "malformed_packet")
 
     async def _handle_event(self, eio_sid: str, namespace: str, id: int | None, data: Any) -> None:
@@ -173,12 +173,14 @@ class SocketServer(socketio.AsyncServer):
         await super()._handle_event(eio_sid, namespace, id, data)
 
     async def _refuse(self, eio_sid: str, data: str, error: str, code: str) -> None:
+        correlation = begin()
+        log.info("packet_refused", extra={"code": code, "bytes": len(data)})
         sid = self.manager.sid_from_eio_sid(eio_sid, "/")
         refusal = self.on_malformed(sid or "", Invalid(error, code))
         head = _EVENT_HEAD.match(data[:200])
         if head is None or head["ack"] is None or sid is None:
             return
-        await self.eio.send(eio_sid, f"3{head['ack']}[{JsonCodec.dumps(refusal.body(uuid4().hex))}]")
+        await self.eio.send(eio_sid, f"3{head['ack']}[{JsonCodec.dumps(refusal.body(correlation))}]")
 
 
 def _address(environ: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ class StateChanges:
         """A worker has committed a state change."""
         room = self._rooms.known(notice.poll.room_code)
         if room is not None:
-            self._learn(room, notice.poll)
+            self._learn(room, notice.poll, notice.correlation_id)
         else:
             self._rooms.learn(notice.poll)
         self._report_if_closed(notice.poll)
@@ -72,7 +72,7 @@ class StateChanges:
         previous = room.state
         room.closing_us = notice.at_us
         if room.state is not previous:
-            self._announce(room, previous)
+            self._announce(room, previous, notice.correlation_id)
 
     def reopen_admission(self, room: Room) -> None:
         """The close could not be sent: it never was."""
@@ -114,17 +114,21 @@ class StateChanges:
         self._report_if_closed(cached.poll)
         return True
 
-    def _learn(self, room: Room, poll: PollSnapshot) -> bool:
+    def _learn(self, room: Room, poll: PollSnapshot, correlation: str = "") -> bool:
         previous = room.state
         changed = room.learn(poll)
         if changed:
-            self._announce(room, previous)
+            self._announce(room, previous, correlation)
         if room.sids:
             self._ticker.offer(room.code, room.poll.version, vote_update(room.poll, room.participant_count, now_us()))
         return changed
 
-    def _announce(self, room: Room, previous: PollState) -> None:
+    def _announce(self, room: Room, previous: PollState, correlation: str = "") -> None:
         payload = state_changed(room, previous)
+        if correlation:
+            payload["correlationId"] = correlation
+            shown = {"room_code": room.code, "state": room.state.value, "sockets": len(room.sids)}
+            log.info("state_change_shown", extra=shown | {"correlation_id": correlation})
         self._tasks.start(self._fanout.deliver(room.code, names.POLL_STATE_CHANGED, payload), "announce-state")
 
     def _report_if_closed(self, poll: PollSnapshot) -> None:

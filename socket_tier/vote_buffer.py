@@ -5,45 +5,33 @@ import logging
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import NamedTuple
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from models.runtime.correlation import new_id
 from models.runtime.settings import BatchSettings
 from models.wire.commands import CastVote, VoteBatch
 from models.wire.envelope import wrap
 from models.wire.notices import BatchApplied
 from socket_tier.amqp.publisher import Publisher
 from socket_tier.metrics import NodeMetrics
+from socket_tier.receipts import Receipt
 from socket_tier.refusals import BrokerUnavailable, NodeBusy, Refused
+from socket_tier.vote_log import VoteLog
 
 log = logging.getLogger(__name__)
 
 _POLLS_KEPT = 100_000
 
 
-class Receipt(Protocol):
-    """Whom to tell what became of a vote. ``arrived``: when it came, by ``time.perf_counter()``."""
+class Held(NamedTuple):
+    """Of a batch that is not known to be stored yet. ``traced``: ids of the votes that are logged singly, by place."""
 
-    @property
-    def arrived(self) -> float: ...
-    @property
-    def sid(self) -> str: ...
-    @property
-    def command_id(self) -> str | None: ...
-    @property
-    def room_code(self) -> str: ...
-    @property
-    def answers_itself(self) -> bool:
-        """Whether ``settle`` answers the voter; otherwise somebody waits for it who does, and who counts refusals."""
-
-    def settle(self, error: BaseException | None) -> None:
-        """Called once: with None after the confirm, else with why there is none."""
-
-    def recorded(self, recorded_at: str, frames: dict[Any, bytes]) -> bool:
-        """The vote is committed; True when the voter has been told by this. ``frames`` is the batch's own, for what its
-        receipts can share."""
+    votes: list[CastVote]
+    receipts: list[Receipt]
+    traced: dict[int, str]
 
 
 @dataclass(slots=True)
@@ -62,16 +50,20 @@ class VoteBuffer:
     which costs their voters the vote-recorded event, not the vote.
     """
 
-    def __init__(self, publisher: Publisher, settings: BatchSettings, node_id: UUID, metrics: NodeMetrics) -> None:
+    def __init__(
+        self, publisher: Publisher, settings: BatchSettings, node_id: UUID, metrics: NodeMetrics, vote_log: VoteLog
+    ) -> None:
         self._publisher = publisher
         self._settings = settings
         self._node_id = node_id
         self._metrics = metrics
+        self._log = vote_log
         self._votes: list[CastVote] = []
         self._receipts: list[Receipt] = []
+        self._traced: dict[int, str] = {}  # place -> correlation id, of votes that are logged singly
         self._timer: asyncio.TimerHandle | None = None
-        self._unsettled: set[asyncio.Future[None]] = set()
-        self._awaiting_commit: OrderedDict[UUID, tuple[list[CastVote], list[Receipt]]] = OrderedDict()
+        self._unsettled: set[asyncio.Future[bool]] = set()
+        self._awaiting_commit: OrderedDict[UUID, Held] = OrderedDict()
         self._awaiting_commit_votes = 0
         self._published: OrderedDict[int, _Published] = OrderedDict()
         self._closed = False
@@ -96,10 +88,26 @@ class VoteBuffer:
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._longest_wait_s(), self.flush)
 
-    def refused(self, receipt: Receipt, why: Refused) -> None:
+    def add_traced(self, vote: CastVote, receipt: Receipt) -> None:
+        """As ``add``, for a vote whose client has named a trace and wants to find it there."""
+        place = len(self._votes)
+        self._traced[place] = receipt.correlation_id
+        try:
+            self.add(vote, receipt)
+        except Refused:
+            del self._traced[place]
+            raise
+
+    def refused(self, receipt: Receipt, why: BaseException) -> None:
         """Answer a vote that wasn't taken."""
         self._count_refused(why, 1)
-        receipt.settle(why)
+        correlation = receipt.correlation_id or new_id()
+        try:
+            receipt.settle(why, correlation)
+        except Exception:
+            log.exception("vote_not_answered")  # a bug of ours; the batch's other voters get their answers
+        if not receipt.correlation_id:  # otherwise a handler waits, and logs what it answers
+            self._log.refused(receipt, why, correlation)
 
     def database_away(self, away: bool) -> None:
         """While the workers can't store anything, batches grow: what they find afterwards is a shorter queue."""
@@ -119,8 +127,11 @@ class VoteBuffer:
         votes, self._votes = self._votes, []
         receipts, self._receipts = self._receipts, []
         self._busy = len(votes) >= self._settings.busy_votes * (2 if self._busy else 1)
+        traced, self._traced = self._traced, {}
         batch = VoteBatch(uuid7(), self._node_id, tuple(votes))
-        queue, body = wrap(batch)
+        self._log.sample(receipts, traced)
+        queue, body = wrap(batch, message_id=batch.batch_id, traced=traced)
+        published = time.perf_counter()
         try:
             confirmed = self._publisher.publish("", queue, body)
         except Refused as refusal:
@@ -129,9 +140,9 @@ class VoteBuffer:
         self._metrics.count("batches.published")
         self._metrics.timing_ms("batches.votes", len(votes))
         # The worker's answer may overtake the confirm: keep the receipts from now on.
-        self._keep(batch.batch_id, votes, receipts)
+        self._keep(batch.batch_id, Held(votes, receipts, traced))
         self._unsettled.add(confirmed)
-        confirmed.add_done_callback(lambda done: self._settled(batch, receipts, done))
+        confirmed.add_done_callback(lambda done: self._settled(batch, receipts, traced, published, done))
 
     async def settle(self, timeout_s: float) -> bool:
         """Publish what is held; whether every vote taken so far is answered within ``timeout_s`` seconds."""
@@ -153,8 +164,8 @@ class VoteBuffer:
         published = self._published.get(poll_id)
         return (published.confirmed, tuple(published.unclear)) if published else (0, ())
 
-    def applied(self, notice: BatchApplied) -> tuple[list[CastVote], list[Receipt]]:
-        """The votes and receipts of a batch that the workers have committed; empty when forgotten."""
+    def applied(self, notice: BatchApplied) -> Held:
+        """What was held of a batch that the workers have committed; empty when forgotten."""
         return self._forget(notice.batch_id)
 
     async def close(self, timeout_s: float) -> None:
@@ -167,20 +178,27 @@ class VoteBuffer:
         so that two nodes with batches of half the size would be slower than one."""
         return self._settings.max_wait_busy_s if self._busy or self._database_away else self._settings.max_wait_s
 
-    def _keep(self, batch_id: UUID, votes: list[CastVote], receipts: list[Receipt]) -> None:
-        self._awaiting_commit[batch_id] = (votes, receipts)
-        self._awaiting_commit_votes += len(votes)
+    def _keep(self, batch_id: UUID, held: Held) -> None:
+        self._awaiting_commit[batch_id] = held
+        self._awaiting_commit_votes += len(held.votes)
         while self._awaiting_commit_votes > self._settings.receipts:
-            _, (forgotten, _) = self._awaiting_commit.popitem(last=False)
-            self._awaiting_commit_votes -= len(forgotten)
-            self._metrics.count("receipts.forgotten", len(forgotten))
+            _, forgotten = self._awaiting_commit.popitem(last=False)
+            self._awaiting_commit_votes -= len(forgotten.votes)
+            self._metrics.count("receipts.forgotten", len(forgotten.votes))
 
-    def _forget(self, batch_id: UUID) -> tuple[list[CastVote], list[Receipt]]:
-        votes, receipts = self._awaiting_commit.pop(batch_id, ([], []))
-        self._awaiting_commit_votes -= len(votes)
-        return votes, receipts
+    def _forget(self, batch_id: UUID) -> Held:
+        held = self._awaiting_commit.pop(batch_id, None) or Held([], [], {})
+        self._awaiting_commit_votes -= len(held.votes)
+        return held
 
-    def _settled(self, batch: VoteBatch, receipts: list[Receipt], confirmed: asyncio.Future[None]) -> None:
+    def _settled(
+        self,
+        batch: VoteBatch,
+        receipts: list[Receipt],
+        traced: dict[int, str],
+        published: float,
+        confirmed: asyncio.Future[bool],
+    ) -> None:
         self._unsettled.discard(confirmed)
         error = confirmed.exception()
         polls = {vote.poll_id for vote in batch.votes}
@@ -194,8 +212,11 @@ class VoteBuffer:
             else:
                 self._forget(batch.batch_id)
             self._metrics.count("batches.failed")
-            log.warning("batch_unconfirmed", extra={"votes": len(receipts), "batch_id": str(batch.batch_id)})
+            fields = {"batch_id": batch.batch_id.hex, "correlation_id": batch.batch_id.hex, "votes": len(receipts)}
+            log.warning("batch_unconfirmed", extra=fields)
         self._answer(receipts, error)
+        if error is None:
+            self._log.confirmed(batch.batch_id, receipts, traced, published, again=confirmed.result())
 
     def _account(self, poll_id: int) -> _Published:
         """Kept until ``_POLLS_KEPT`` others have been voted in since: a poll that is opened again goes on counting."""
@@ -209,14 +230,15 @@ class VoteBuffer:
 
     def _answer(self, receipts: list[Receipt], error: BaseException | None) -> None:
         self.held -= len(receipts)
+        if error is not None:
+            for receipt in receipts:
+                self.refused(receipt, error)
+            return
         for receipt in receipts:
             try:
-                receipt.settle(error)
+                receipt.settle(None)
             except Exception:
                 log.exception("vote_not_answered")  # a bug of ours; the batch's other voters get their answers
-        if error is not None:
-            self._count_refused(error, sum(receipt.answers_itself for receipt in receipts))
-            return
         self._metrics.count("votes.accepted", len(receipts))
         now = time.perf_counter()
         self._metrics.timings_ms("votes.ack_ms", ((now - receipt.arrived) * 1000 for receipt in receipts))

@@ -1,11 +1,11 @@
 """A vote's way through the node: check, admit, hold, answer; and later, what became of it."""
 
 import asyncio
-import logging
 import time
 from typing import Any
 from uuid import UUID
 
+from models.runtime.correlation import correlation_id, named_by_caller
 from models.wire import names
 from models.wire.notices import BatchApplied, Rejection
 from models.wire.polls import iso_time
@@ -21,8 +21,7 @@ from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.sessions import Session, Sessions
 from socket_tier.shedding import Shedding
 from socket_tier.vote_buffer import VoteBuffer, now_us
-
-log = logging.getLogger(__name__)
+from socket_tier.vote_log import VoteLog
 
 _APPLIED_HELD = 10_000  # batches whose voters are still to be told
 
@@ -30,18 +29,19 @@ _APPLIED_HELD = 10_000  # batches whose voters are still to be told
 class AwaitedReceipt:
     """Lets a handler wait for the confirm, and hears of the commit through the Socket.IO server."""
 
-    __slots__ = ("arrived", "command_id", "confirmed", "room_code", "sid")
+    __slots__ = ("arrived", "command_id", "confirmed", "correlation_id", "room_code", "sid")
 
     answers_itself = False
 
-    def __init__(self, arrived: float, sid: str, command_id: str | None, room_code: str) -> None:
+    def __init__(self, arrived: float, sid: str, command_id: str | None, room_code: str, correlation: str) -> None:
         self.arrived = arrived
         self.sid = sid
         self.command_id = command_id
         self.room_code = room_code
+        self.correlation_id = correlation
         self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def settle(self, error: BaseException | None) -> None:
+    def settle(self, error: BaseException | None, correlation: str = "") -> None:
         if self.confirmed.done():
             return
         if error is None:
@@ -93,8 +93,11 @@ class Voting:
         self._shedding.vote()
         self._limits.vote(member.votes, session.address_votes, room.votes)
         vote = member.cast(room.poll.poll_id, request.option_index, now_us(), opened_at_us)
-        receipt = AwaitedReceipt(arrived, session.sid, request.command_id, request.room_code)
-        self._buffer.add(vote, receipt)
+        receipt = AwaitedReceipt(arrived, session.sid, request.command_id, request.room_code, correlation_id.get())
+        if named_by_caller.get():
+            self._buffer.add_traced(vote, receipt)
+        else:
+            self._buffer.add(vote, receipt)
         await receipt.confirmed
         member.choice = vote.option_index
         self._choices.note(room.code, member, vote)
@@ -136,9 +139,16 @@ class VoteResults:
     """Tells voters what became of their votes after the commit."""
 
     def __init__(
-        self, buffer: VoteBuffer, sessions: Sessions, rooms: Rooms, fanout: Fanout, metrics: NodeMetrics
+        self,
+        buffer: VoteBuffer,
+        sessions: Sessions,
+        rooms: Rooms,
+        fanout: Fanout,
+        metrics: NodeMetrics,
+        vote_log: VoteLog,
     ) -> None:
         self._buffer = buffer
+        self._log = vote_log
         self._sessions = sessions
         self._rooms = rooms
         self._fanout = fanout
@@ -157,10 +167,11 @@ class VoteResults:
             await self._tell(await self._applied.get())
 
     async def _tell(self, notice: BatchApplied) -> None:
-        votes, receipts = self._buffer.applied(notice)
+        votes, receipts, traced = self._buffer.applied(notice)
         now = time.perf_counter()
         self._metrics.timings_ms("votes.recorded_ms", ((now - receipt.arrived) * 1000 for receipt in receipts))
         refused = {rejection.index: rejection for rejection in notice.rejected}
+        self._log.recorded(notice, receipts, traced, refused)
         recorded_at = iso_time(notice.recorded_at_us)
         frames: dict[Any, bytes] = {}
         for index, (vote, receipt) in enumerate(zip(votes, receipts, strict=True)):
@@ -170,7 +181,10 @@ class VoteResults:
             payload: dict[str, Any] = {"optionIndex": vote.option_index, "roomCode": receipt.room_code}
             if receipt.command_id is not None:
                 payload["commandId"] = receipt.command_id
+            if receipt.correlation_id:
+                payload["correlationId"] = receipt.correlation_id
             if rejection is not None:
+                self._log.rejected(notice.batch_id, rejection, vote.participant_id, receipt, traced.get(index))
                 await self._reject(vote.participant_id, payload, rejection)
             elif self._sessions.get(receipt.sid) is not None:
                 payload["recordedAt"] = recorded_at
@@ -179,12 +193,12 @@ class VoteResults:
             # The receipts are gone, the voters aren't.
             if forgotten.participant_id is not None:
                 payload = {"optionIndex": forgotten.option_index, "roomCode": forgotten.room_code}
+                self._log.rejected(notice.batch_id, forgotten, forgotten.participant_id, None, None)
                 await self._reject(forgotten.participant_id, payload, forgotten)
 
     async def _reject(self, participant_id: UUID, payload: dict[str, Any], why: Rejection) -> None:
         """Tell the voter, who may sit at another node by now, or in two tabs."""
         self._metrics.count("votes.rejected")
-        log.warning("vote_rejected", extra={"code": why.code, "participant_id": str(participant_id)})
         room = self._rooms.known(payload["roomCode"])
         member = room.members.get(participant_id) if room is not None else None
         if member is not None:

@@ -29,6 +29,7 @@ from models.wire import names
 from workers import topology
 from workers.connection import parameters
 from workers.dead_letters import DeadLetters
+from workers.delivery import Delivery
 from workers.errors import GiveBack, NeverValid, StepAside
 from workers.metrics import WorkerMetrics
 from workers.outbox import Unconfirmed, Unroutable
@@ -46,8 +47,10 @@ class CommandMessage(_RabbitmqMessage):
         super().__init__(redelivered, tag, dramatiq.Message.decode(body))
         self.consumer = consumer
         self.body = body
+        self.redelivered = redelivered
         self.arrived_at = time.monotonic()
         self.started_at = 0.0
+        self.delivery = Delivery()
 
 
 class CommandBroker(RabbitmqBroker):

@@ -1,6 +1,7 @@
 """The only way to the database in this process: through the breaker, counted."""
 
 import logging
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -8,6 +9,7 @@ from peewee import PeeweeException
 
 from models.database import Database, DatabaseUnavailable
 from models.statements import StatementNames
+from workers import delivery
 from workers.breaker import Breaker
 from workers.metrics import WorkerMetrics
 
@@ -67,6 +69,7 @@ class DatabaseGate:
         if not self.breaker.admit():
             self._metrics.count("database.refused")
             raise DatabaseUnavailable(BREAKER_OPEN, "the database was away a moment ago")
+        started = time.monotonic()
         try:
             result = work(self._database)
         except DatabaseUnavailable as error:
@@ -84,6 +87,7 @@ class DatabaseGate:
             self.breaker.undecided()
             raise
         self.breaker.succeeded()
+        delivery.current().database_s += time.monotonic() - started
         return result
 
     def close(self) -> None:

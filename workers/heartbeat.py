@@ -6,7 +6,6 @@ from pathlib import Path
 import redis
 
 from models.runtime.live_settings import LiveSettings
-from models.runtime.logs import LogLevels
 from models.wire.notices import WorkerHeartbeat
 from workers.clock import now_us
 from workers.database_gate import DatabaseGate
@@ -56,7 +55,6 @@ class Heartbeat:
         rooms: Rooms,
         results: ResultsPublisher,
         notices: Notices,
-        levels: LogLevels,
         live: LiveSettings,
         file: str,
     ) -> None:
@@ -66,7 +64,6 @@ class Heartbeat:
         self._rooms = rooms
         self._results = results
         self._notices = notices
-        self._levels = levels
         self._live = live
         self._file = Path(file) if file else None
 
@@ -81,8 +78,9 @@ class Heartbeat:
 
     def _redis_answers(self) -> bool:
         try:
-            self._levels.apply(self._rooms.log_levels())
             self._live.take_over(self._rooms.changed_settings())
         except redis.RedisError:
             return False
+        finally:
+            self._live.hold_levels(now_us())
         return self._results.redis_ok

@@ -1,16 +1,24 @@
 """What happens around every command."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 from dramatiq.middleware import Interrupt, Middleware, Retries
 
-from models.runtime.logs import correlation_id
+from models.runtime import correlation
+from workers import delivery
+from workers.delivery import Delivery
 from workers.errors import GiveBack, NeverValid, StepAside
 from workers.metrics import WorkerMetrics, queue_label
 
+log = logging.getLogger(__name__)
+
 DECIDED = (GiveBack, StepAside, NeverValid)
+
+# What nodes send all the time by themselves: a line for each would say nothing.
+_QUIET = {"note_node", "record_presence", "record_audit"}
 
 
 class SafeRetries(Retries):
@@ -42,21 +50,60 @@ class SafeRetries(Retries):
 
 
 class Context(Middleware):
-    """Correlation id into the logs; age and running time into the metrics."""
+    """What the command is part of, for whatever is logged, stored and sent on; how it went, for log and metrics."""
 
     def __init__(self, metrics: WorkerMetrics) -> None:
         self._metrics = metrics
 
     def before_process_message(self, broker: Any, message: Any) -> None:
-        correlation_id.set(str(message.options.get("correlation_id", "")))
+        options = message.options
+        correlation.begin(options.get("traceparent"), otherwise=message.message_id.replace("-", ""))
+        tries = int(message.redelivered) + int(options.get("retries", 0))
+        traced = {int(place): str(named) for place, named in options.get("traced", {}).items() if named}
+        message.delivery = Delivery(traced, tries)
+        delivery.begin(message.delivery)
         message.started_at = time.monotonic()
         age_ms = time.time() * 1000 - message.message_timestamp
         self._metrics.timing_ms(f"queues.{queue_label(message.queue_name)}.age_ms", age_ms)
 
     def after_process_message(self, broker: Any, message: Any, *, result: Any = None, exception: Any = None) -> None:
-        run_ms = (time.monotonic() - message.started_at) * 1000
-        self._metrics.timing_ms(f"queues.{queue_label(message.queue_name)}.run_ms", run_ms)
-        correlation_id.set("")
+        took_ms = (time.monotonic() - message.started_at) * 1000
+        self._metrics.timing_ms(f"queues.{queue_label(message.queue_name)}.run_ms", took_ms)
+        self._note(message, took_ms, exception)
+        correlation.end()
+
+    @staticmethod
+    def _note(message: Any, took_ms: float, exception: Any) -> None:
+        level, outcome = _ended(message, exception)
+        if exception is None and message.actor_name in _QUIET:
+            level = logging.DEBUG
+        if not log.isEnabledFor(level):
+            return
+        handled: Delivery = message.delivery
+        fields = {
+            "command": message.actor_name,
+            "outcome": outcome,
+            "published_ms_ago": round(time.time() * 1000 - message.message_timestamp),
+            "taken_ms_ago": round((time.monotonic() - message.arrived_at) * 1000, 3),
+            "began_ms_ago": round(took_ms, 3),
+            "database_ms": round(handled.database_s * 1000, 3),
+            "failed_tries": handled.failed_tries,
+            **handled.told,
+        }
+        if handled.traced:
+            fields["correlation_ids"] = list(handled.traced.values())
+        log.log(level, "command_handled", extra=fields)
+
+
+def _ended(message: Any, exception: BaseException | None) -> tuple[int, str]:
+    """How, and how much that is worth telling. What steps aside does so again and again, and is counted."""
+    if exception is None:
+        return logging.INFO, "done"
+    if isinstance(exception, StepAside):
+        return logging.DEBUG, "stepped_aside"
+    if isinstance(exception, GiveBack | Interrupt):
+        return logging.INFO, "given_back"
+    return logging.WARNING, "dead" if message.failed else "retried"
 
 
 class Lifecycle(Middleware):

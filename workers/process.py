@@ -9,7 +9,7 @@ from dramatiq.middleware import TimeLimit
 
 from models.database import open_database
 from models.runtime.live_settings import LiveSettings
-from models.runtime.logs import LogLevels
+from models.runtime.logs import Singles, lost_lines
 from models.runtime.process_levels import ProcessLevels
 from models.runtime.secrets.watch import SecretWatch
 from models.runtime.settings import Settings
@@ -70,6 +70,7 @@ class WorkerProcess:
         self._parts: list[_Part] = []
         self.metrics = WorkerMetrics(settings, role)
         self._process_levels = ProcessLevels()
+        self.singles = Singles(settings.log.singles_per_s)
         name = f"{settings.worker.name} {role}"
         self.secrets = SecretWatch(settings, self.metrics)
         database = open_database(settings.database, name)
@@ -130,7 +131,7 @@ class WorkerProcess:
         self.vote_flusher = flusher = VoteFlusher(
             self.settings.worker, self.gate, self.dead_letters, self.metrics, self.results.mark, self.broker.stopping
         )
-        VoteActors(flusher, self.notices, self.fan_out, self.rooms, self.metrics).declare(self.broker)
+        VoteActors(flusher, self.notices, self.fan_out, self.rooms, self.metrics, self.singles).declare(self.broker)
         self._part("vote-flusher", flusher.start, flusher.close)
 
     def _add_host(self) -> None:
@@ -164,9 +165,8 @@ class WorkerProcess:
 
     def _add_background(self) -> None:
         settings = self.settings.worker
-        levels, live = LogLevels(self.settings.log.level), LiveSettings(self.settings)
-        live.watch(lambda changed: levels.change_default(changed.log.level))
-        live.watch(lambda changed: self.results.change(changed.worker.tick_s))
+        live = LiveSettings(self.settings)
+        live.watch(self._take_over)
         probe = Probe(self.gate, self.metrics)
         # One name per process, not per instance: a worker's two roles report separately.
         heartbeat = Heartbeat(
@@ -176,7 +176,6 @@ class WorkerProcess:
             self.rooms,
             self.results,
             self.notices,
-            levels,
             live,
             settings.heartbeat_file,
         )
@@ -186,9 +185,16 @@ class WorkerProcess:
         self._periodic("sweep", settings.sweep_s, sweep.round)
         self._periodic("metrics", self.settings.metrics.flush_s, self._report)
 
+    def _take_over(self, settings: Settings) -> None:
+        """An operator has changed some."""
+        self.results.change(settings.worker.tick_s)
+        self.singles.most_per_s = settings.log.singles_per_s
+
     def _report(self) -> None:
-        waiting: dict[str, float] = {"results.waiting": self.results.waiting, "outbox.waiting": self.outbox.waiting}
-        for name, level in (waiting | self.gate.levels() | self._process_levels.read()).items():
+        dropped, diverted = lost_lines()
+        levels: dict[str, float] = {"logs.dropped": dropped, "logs.diverted": diverted}
+        levels |= {"results.waiting": self.results.waiting, "outbox.waiting": self.outbox.waiting}
+        for name, level in (levels | self.gate.levels() | self._process_levels.read()).items():
             self.metrics.gauge(name, level)
         self.metrics.flush()
 

@@ -20,6 +20,8 @@ from workers.rooms import Outcome, Rooms, StoredRoom
 
 log = logging.getLogger(__name__)
 
+_NOTHING: Mapping[int, Sequence[str]] = {}
+_TRACED_OF_A_POLL = 20  # of a tick
 _CAPACITY_POLLS = 100_000
 _ROUND_POLLS = 500  # per query and pipeline
 # Many rooms that change all the time are published less often: their totals must not take the time of their votes.
@@ -46,6 +48,7 @@ class ResultsPublisher:
         self._metrics = metrics
         self._tick_s = tick_s
         self._changed: dict[int, int | None] = {}  # the oldest vote that nobody has been shown, where it is known
+        self._traced: dict[int, list[str]] = {}  # poll -> correlation ids of what has changed it
         self._wake = threading.Condition()
         self._closing = threading.Event()
         self._failing = False
@@ -71,17 +74,26 @@ class ResultsPublisher:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
 
-    def mark(self, poll_ids: Iterable[int], oldest_vote_us: int | None = None) -> None:
-        """These polls have changed, by votes the oldest of which was received then. Never blocks for long."""
+    def mark(
+        self,
+        poll_ids: Iterable[int],
+        oldest_vote_us: int | None = None,
+        traced: Mapping[int, Sequence[str]] = _NOTHING,
+    ) -> None:
+        """These polls have changed, by votes the oldest of which was received then, and by what has these correlation
+        ids, as far as it has any. Never blocks for long."""
         with self._wake:
             for poll_id in poll_ids:
                 if poll_id in self._changed or len(self._changed) < _CAPACITY_POLLS:
                     self._changed[poll_id] = _older(self._changed.get(poll_id), oldest_vote_us)
+                    if poll_id in traced:
+                        named = self._traced.setdefault(poll_id, [])
+                        named += traced[poll_id][: _TRACED_OF_A_POLL - len(named)]
                 else:
                     self._metrics.count("results.overflow")
             self._wake.notify()
 
-    def publish(self, changed: Mapping[int, int | None]) -> None:
+    def publish(self, changed: Mapping[int, int | None], traced: Mapping[int, Sequence[str]] = _NOTHING) -> None:
         """Read these polls, store them in Redis and emit those for which nothing newer was there.
 
         ``changed``: their ids, with the oldest vote that nobody has been shown, where it is known.
@@ -92,22 +104,34 @@ class ResultsPublisher:
         polls = self._gate.call(lambda db: poll_store.read_snapshots(db, list(changed)))
         stored = self._rooms.store(polls)
         pairs = list(zip(polls, stored, strict=True))
-        self._emit([(poll, room) for poll, room in pairs if room.outcome is not Outcome.OUTDATED], changed)
+        self._emit([(poll, room) for poll, room in pairs if room.outcome is not Outcome.OUTDATED], changed, traced)
         for poll, room in pairs:
             if room.outcome is Outcome.MISSING:
                 self._restore(poll)
         self._metrics.count("results.outdated", sum(room.outcome is Outcome.OUTDATED for room in stored))
         self._metrics.timing_ms("results.round_ms", (time.monotonic() - started) * 1000)
 
-    def _emit(self, pairs: Sequence[tuple[PollSnapshot, StoredRoom]], changed: Mapping[int, int | None]) -> None:
+    def _emit(
+        self,
+        pairs: Sequence[tuple[PollSnapshot, StoredRoom]],
+        changed: Mapping[int, int | None],
+        traced: Mapping[int, Sequence[str]],
+    ) -> None:
         at_us = now_us()
         emissions = []
         for poll, room in pairs:
             payload = vote_update(poll, room.present, at_us)
+            # The node takes both out: totals belong to nobody's vote.
             if (oldest_vote_us := changed[poll.poll_id]) is not None:
                 payload[names.OLDEST_VOTE_US] = oldest_vote_us
+            if poll.poll_id in traced:
+                payload["traced"] = traced[poll.poll_id]
             emissions.append(Emission(names.VOTE_UPDATE, payload, names.poll_room(poll.room_code)))
         self._fan_out.emit(emissions)
+        for poll, _ in pairs:
+            if poll.poll_id in traced:
+                emitted = {"poll_id": poll.poll_id, "room_code": poll.room_code, "version": poll.version}
+                log.info("results_emitted", extra=emitted | {"correlation_ids": traced[poll.poll_id]})
         self._metrics.count("results.published", len(pairs))
 
     def _restore(self, poll: PollSnapshot) -> None:
@@ -141,12 +165,13 @@ class ResultsPublisher:
     def _round(self) -> bool:
         with self._wake:
             changed, self._changed = self._changed, {}
+            traced, self._traced = self._traced, {}
         poll_ids = sorted(changed)
         for start in range(0, len(poll_ids), _ROUND_POLLS):
             try:
-                self.publish({poll_id: changed[poll_id] for poll_id in poll_ids[start : start + _ROUND_POLLS]})
+                self.publish({poll_id: changed[poll_id] for poll_id in poll_ids[start : start + _ROUND_POLLS]}, traced)
             except (DatabaseUnavailable, redis.RedisError) as error:
-                self._failed(error, {poll_id: changed[poll_id] for poll_id in poll_ids[start:]})
+                self._failed(error, {poll_id: changed[poll_id] for poll_id in poll_ids[start:]}, traced)
                 return False
             except Exception:
                 # Must not end this thread, nor take the polls round and round: the sweep tries them again.
@@ -155,14 +180,14 @@ class ResultsPublisher:
         self._recovered(len(poll_ids))
         return True
 
-    def _failed(self, error: Exception, polls: Mapping[int, int | None]) -> None:
+    def _failed(self, error: Exception, polls: Mapping[int, int | None], traced: Mapping[int, Sequence[str]]) -> None:
         self.redis_ok = not isinstance(error, redis.RedisError)
         self._metrics.count("results.failed")
         if not self._failing:
             log.warning("results_paused", extra={"polls": len(polls), "error": repr(error)})
         self._failing = True
         for poll_id, oldest_vote_us in polls.items():
-            self.mark([poll_id], oldest_vote_us)
+            self.mark([poll_id], oldest_vote_us, traced)
 
     def _recovered(self, polls: int) -> None:
         self.redis_ok = True

@@ -153,11 +153,4 @@ class Rooms:
     def changed_settings(self) -> Changes:
         """What operators have changed for all processes."""
         fields: dict[bytes, bytes] = self._redis.hgetall(names.SETTINGS_KEY)  # type: ignore[assignment]
-        if not fields:
-            return Changes()
-        return Changes(int(fields[b"version"]), msgspec.json.decode(fields[b"values"]))
-
-    def log_levels(self) -> dict[str, str]:
-        """Logger name -> level, as an operator has set it for all processes."""
-        fields: dict[bytes, bytes] = self._redis.hgetall(names.LOG_LEVELS_KEY)  # type: ignore[assignment]
-        return {name.decode(): level.decode() for name, level in fields.items()}
+        return Changes.decode(fields)

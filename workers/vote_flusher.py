@@ -3,20 +3,24 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from uuid import uuid5
+from collections.abc import Callable, Mapping, Sequence
+from uuid import UUID, uuid5
 
 import msgspec
 
 from models import vote_store
 from models.ballots import rejection
+from models.database import DatabaseUnavailable
+from models.runtime import correlation
 from models.runtime.settings import WorkerSettings
 from models.wire.commands import VoteBatch
 from models.wire.envelope import Envelope, wrap
 from models.wire.notices import Rejection
+from workers import delivery
 from workers.clock import now_us
 from workers.database_gate import DatabaseGate
 from workers.dead_letters import DeadLetters
+from workers.delivery import Delivery
 from workers.errors import GiveBack
 from workers.group_commit import GroupCommit
 from workers.metrics import WorkerMetrics
@@ -28,7 +32,11 @@ _NOT_STORABLE_TEXT = "Your vote could not be stored"
 
 
 class VoteFlusher:
-    """Group commit for votes. ``on_changed(poll_ids, oldest_vote_us)`` is told after each commit."""
+    """Group commit for votes.
+
+    After each commit ``on_changed(poll_ids, oldest_vote_us, traced)`` is told which polls have changed, when the oldest
+    of the votes was received, and for some polls the correlation ids of votes that did it.
+    """
 
     def __init__(
         self,
@@ -36,13 +44,14 @@ class VoteFlusher:
         gate: DatabaseGate,
         dead_letters: DeadLetters,
         metrics: WorkerMetrics,
-        on_changed: Callable[[Sequence[int], int | None], None],
+        on_changed: Callable[[Sequence[int], int | None, Mapping[int, list[str]]], None],
         stopping: threading.Event,
     ) -> None:
         self._gate = gate
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._on_changed = on_changed
+        self._deliveries: dict[UUID, Delivery] = {}  # of the batches that threads wait for
         self._commit: GroupCommit[VoteBatch, tuple[Rejection, ...]] = GroupCommit(
             "vote-flusher",
             self._store,
@@ -65,6 +74,7 @@ class VoteFlusher:
         :raises Unconfirmed, Unroutable: a poison vote could not be put into safety; the batch must come again
         :raises Exception: it failed, and none of its votes is to blame; worth another try later
         """
+        self._deliveries[batch.batch_id] = delivery.current()
         try:
             return self._commit.submit(batch)
         except GiveBack:
@@ -72,16 +82,30 @@ class VoteFlusher:
         except Exception as error:
             # Not the database's absence, which the group commit waits out: something about this very batch.
             return self._without_poison(batch, error)
+        finally:
+            self._deliveries.pop(batch.batch_id, None)
 
     def _store(self, batches: Sequence[VoteBatch]) -> list[tuple[Rejection, ...]]:
         started = time.monotonic()
-        stored = self._gate.call(lambda db: vote_store.store_batches(db, batches, now_us()))
+        correlation.begin()  # the batches have traces of their own
+        held = [(batch, self._deliveries.get(batch.batch_id) or Delivery()) for batch in batches]
+        try:
+            stored = self._gate.call(lambda db: vote_store.store_batches(db, batches, now_us()))
+        except DatabaseUnavailable:
+            for _, delivered in held:
+                delivered.failed_tries += 1
+            raise
+        took_s = time.monotonic() - started
+        for _, delivered in held:
+            delivered.database_s += took_s
         # A batch's first vote came first: it would cost too much to look at all.
         oldest_vote_us = min((batch.votes[0].received_at_us for batch in batches if batch.votes), default=None)
-        self._on_changed(stored.changed_polls, oldest_vote_us)
         votes = sum(len(batch.votes) for batch in batches)
         rejected = sum(map(len, stored.rejections))
-        self._metrics.timing_ms("votes.transaction_ms", (time.monotonic() - started) * 1000)
+        fields = {"batch_ids": [batch.batch_id.hex for batch in batches], "votes": votes, "rejected": rejected}
+        log.info("votes_committed", extra=fields | {"began_ms_ago": round(took_s * 1000, 3)})
+        self._on_changed(stored.changed_polls, oldest_vote_us, _traced_polls(held))
+        self._metrics.timing_ms("votes.transaction_ms", took_s * 1000)
         self._metrics.timing_ms("votes.merged", votes)
         self._metrics.count("votes.transactions")
         self._metrics.count("votes.batches", len(batches))
@@ -115,7 +139,18 @@ class VoteFlusher:
         single = VoteBatch(uuid5(batch.batch_id, str(place)), batch.node_id, (batch.votes[place],))
         queue, body = wrap(single)
         envelope = msgspec.json.decode(body, type=Envelope)
+        log.error("vote_poisoned", extra={"batch_id": batch.batch_id.hex, "index": place})
         origin = {"original_batch_id": str(batch.batch_id), "original_index": place}
         body = msgspec.json.encode(msgspec.structs.replace(envelope, options=origin))
         self._dead_letters.bury(queue, body, _NOT_STORABLE, error)
         self._metrics.count("votes.poisoned")
+
+
+def _traced_polls(held: Sequence[tuple[VoteBatch, Delivery]]) -> dict[int, list[str]]:
+    """The correlation ids of votes that have one, by poll."""
+    traced: dict[int, list[str]] = {}
+    for batch, delivered in held:
+        for place, named in delivered.traced.items():
+            if place < len(batch.votes):
+                traced.setdefault(batch.votes[place].poll_id, []).append(named)
+    return traced

@@ -8,6 +8,7 @@ import msgspec
 
 from models.runtime.contradictions import contradictions
 from models.runtime.expectations import expected, is_secret, nearest
+from models.runtime.logs import LogLevels
 from models.runtime.settings import SECTIONS, Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,9 @@ log = logging.getLogger(__name__)
 CHANGEABLE = (
     "limits",
     "log.level",
+    "log.singles_per_s",
+    "log.slow_vote_s",
+    "log.vote_sample",
     "room.results_per_s",
     "room.tick_per_member_s",
     "room.tick_s",
@@ -25,11 +29,37 @@ CHANGEABLE = (
 _NOT_CHANGEABLE = ("limits.unlimited",)
 
 
+class SetLevel(msgspec.Struct, frozen=True):
+    """A log level that an operator has set, for good or ``until_us`` (microseconds since the epoch)."""
+
+    level: str
+    until_us: int | None = None
+
+    def holds(self, now_us: int) -> bool:
+        return self.until_us is None or now_us < self.until_us
+
+
 class Changes(msgspec.Struct, frozen=True):
-    """What operators have changed, by key. A later set has a larger ``version`` (microseconds since the epoch)."""
+    """What operators have changed, by key, and log levels by logger. A later set has a larger ``version``
+    (microseconds since the epoch)."""
 
     version: int = 0
     values: dict[str, Any] = {}
+    levels: dict[str, SetLevel] = {}
+
+    @classmethod
+    def decode(cls, fields: Mapping[bytes, bytes]) -> "Changes":
+        """From the Redis hash that they are kept in."""
+        values, levels = (fields.get(name, b"{}") for name in (b"values", b"levels"))
+        return cls(
+            int(fields.get(b"version", 0)),
+            msgspec.json.decode(values),
+            msgspec.json.decode(levels, type=dict[str, SetLevel]),
+        )
+
+    def levels_now(self, now_us: int) -> dict[str, SetLevel]:
+        """Those whose time is not over."""
+        return {logger: level for logger, level in self.levels.items() if level.holds(now_us)}
 
 
 class LiveSettings:
@@ -39,6 +69,7 @@ class LiveSettings:
         self.started_with = started_with
         self.current = started_with
         self.changes = Changes()
+        self.levels = LogLevels(started_with.log.level)
         self._watchers: list[Callable[[Settings], None]] = []
 
     def watch(self, take_over: Callable[[Settings], None]) -> None:
@@ -56,13 +87,20 @@ class LiveSettings:
             log.error("settings_not_changed", extra={"version": changes.version, "problems": error.problems})
             wanted = self.current
         else:
-            log.info("settings_changed", extra={"version": changes.version, "keys": sorted(changes.values)})
+            if wanted != self.current:
+                log.info("settings_changed", extra={"version": changes.version, "keys": sorted(changes.values)})
         self.changes = changes
         if wanted == self.current:
             return
         self.current = wanted
+        self.levels.change_default(wanted.log.level)
         for take_over in self._watchers:
             take_over(wanted)
+
+    def hold_levels(self, now_us: int) -> None:
+        """Set the loggers' levels, and set back those whose time is over. To be called once a second."""
+        levels = self.changes.levels_now(now_us)
+        self.levels.apply({logger: level.level for logger, level in levels.items()})
 
 
 def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:

@@ -283,6 +283,12 @@ class ShedSettings(Section):
 class LogSettings(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
     json: bool
+    vote_sample: Annotated[int, Meta(ge=0)]
+    slow_vote_s: Seconds
+    singles_per_s: Count
+    queue_lines: Annotated[int, Meta(ge=100, le=1_000_000)]
+    fallback_folder: str
+    fallback_bytes: Annotated[int, Meta(ge=10_000)]
 
 
 class MetricSettings(Section):

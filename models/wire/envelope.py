@@ -4,7 +4,9 @@ Dramatiq's fields are fixed (a further top-level one is a decode error), so meta
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from uuid_utils import uuid7
@@ -27,11 +29,21 @@ class Envelope(msgspec.Struct, frozen=True):
 _encoder = msgspec.json.Encoder()
 
 
-def wrap(command: msgspec.Struct, correlation_id: str = "") -> tuple[str, bytes]:
-    """Queue name and body for one command."""
+def wrap(
+    command: msgspec.Struct,
+    traceparent: str = "",
+    *,
+    message_id: UUID | None = None,
+    traced: Mapping[int, str] | None = None,
+) -> tuple[str, bytes]:
+    """Queue name and body for one command.
+
+    ``traceparent``: what the command is part of; without it the message's id is its trace. ``traced``: of a command
+    that carries many things, the correlation ids of some, by place.
+    """
     actor, queue = ROUTES[type(command)]
-    options = {"correlation_id": correlation_id} if correlation_id else {}
-    body = _encoder.encode(
-        Envelope(queue, actor, (command,), {}, options, str(uuid7()), int(time.time() * 1000)),
-    )
-    return queue, body
+    options: dict[str, Any] = {"traceparent": traceparent} if traceparent else {}
+    if traced:
+        options["traced"] = traced
+    envelope = Envelope(queue, actor, (command,), {}, options, str(message_id or uuid7()), int(time.time() * 1000))
+    return queue, _encoder.encode(envelope)

@@ -77,10 +77,8 @@ def node_present_key(node_id: UUID) -> str:
 NODES_ALIVE_KEY = "nodes:alive"  # sorted set: node id (hex) -> last heartbeat, seconds since the epoch
 
 
-LOG_LEVELS_KEY = "config:log-levels"  # hash: logger name -> level, as an operator has set it
-
-
-SETTINGS_KEY = "config:settings"  # hash: ``version`` and ``values`` (JSON), what operators have changed at runtime
+# Hash: ``version``, ``values`` and ``levels`` (JSON), what operators have changed at runtime.
+SETTINGS_KEY = "config:settings"
 
 
 # Socket.IO rooms.

@@ -23,6 +23,7 @@ class StateChanged(msgspec.Struct, frozen=True, tag=True):
     request_id: UUID
     poll: PollSnapshot
     previous_state: PollState
+    correlation_id: str = ""
 
 
 class HostsRevoked(msgspec.Struct, frozen=True, tag=True):
@@ -44,6 +45,7 @@ class PollClosing(msgspec.Struct, frozen=True, tag=True):
     poll_id: int
     room_code: str
     at_us: int
+    correlation_id: str = ""
 
 
 class RoomRestored(msgspec.Struct, frozen=True, tag=True):
@@ -107,11 +109,15 @@ class Rejection(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BatchApplied(msgspec.Struct, frozen=True, tag=True):
-    """Answer to ``VoteBatch``, after the commit. Votes not in ``rejected`` are recorded."""
+    """Answer to ``VoteBatch``, after the commit. Votes not in ``rejected`` are recorded.
+
+    ``retried``: the batch came to a worker a second time, or was stored at a second try.
+    """
 
     batch_id: UUID
     recorded_at_us: int
     rejected: tuple[Rejection, ...] = ()
+    retried: bool = False
 
 
 class CommandFailed(msgspec.Struct, frozen=True, tag=True):

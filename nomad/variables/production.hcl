@@ -1,6 +1,11 @@
 # What production is, beside its secrets. Addresses and names are examples: put your own.
 image           = "registry.example/votemill:0.1.0"
 haproxy_image   = "haproxy:2.6-bookworm"
+
+log_shipper_image = "registry.example/votemill-log-shipper:0.1.0"
+log_receiver      = "logs.example"
+log_receiver_port = 6514
+
 datacenters     = ["dc1"]
 environment     = "production"
 public_url      = "https://polls.example"

@@ -1,6 +1,11 @@
 # What staging is: production's shape, smaller.
 image           = "registry.example/votemill:0.1.0"
 haproxy_image   = "haproxy:2.6-bookworm"
+
+log_shipper_image = "registry.example/votemill-log-shipper:0.1.0"
+log_receiver      = "logs.example"
+log_receiver_port = 6514
+
 datacenters     = ["staging"]
 environment     = "staging"
 public_url      = "https://staging.polls.example"

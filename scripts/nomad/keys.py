@@ -44,6 +44,7 @@ _WORDS = {
     "ulimit": "nofile nproc memlock core",
     "template": """destination data source env change_mode change_signal change_script splay perms uid gid
         left_delimiter right_delimiter error_on_missing_key once wait""",
+    "ephemeral_disk": "sticky migrate size",
     "wait": "min max",
     "resources": "cpu cores memory memory_max device numa",
     "volume": "type source read_only access_mode attachment_mode per_alloc mount_options",

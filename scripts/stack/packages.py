@@ -33,6 +33,8 @@ SERVICES = {
     "graphite-carbon": ["carbon-cache.service"],
     "graphite-web": [],
     "gunicorn": [],
+    "rsyslog": ["rsyslog.service", "syslog.socket"],
+    "rsyslog-gnutls": [],
 }
 
 
@@ -53,6 +55,8 @@ PRESENT: dict[str, Callable[[], bool]] = {
     "graphite-carbon": _command("carbon-cache"),
     "graphite-web": lambda: Path("/usr/lib/python3/dist-packages/graphite").exists(),
     "gunicorn": _command("gunicorn"),
+    "rsyslog": _command("rsyslogd"),
+    "rsyslog-gnutls": lambda: any(Path("/usr/lib").glob("*/rsyslog/lmnsd_gtls.so")),
 }
 
 

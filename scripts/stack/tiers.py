@@ -36,6 +36,7 @@ def settings_env(plan: Plan) -> dict[str, str]:
         "VOTEMILL_DATABASE__URL": plan.urls["database"],
         "VOTEMILL_BROKER__URL": plan.urls["broker"],
         "VOTEMILL_REDIS__URL": plan.urls["redis"],
+        "VOTEMILL_LOG__FALLBACK_FOLDER": str(plan.folder.logs / "diverted"),
         "VOTEMILL_NODE__PUBLIC_URL": plan.base_url,
         "VOTEMILL_SECURITY__EXTRA_ORIGINS": f"@json {json.dumps(origins)}",
     }

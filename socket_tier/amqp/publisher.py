@@ -29,7 +29,7 @@ class _Unconfirmed:
     routing_key: str
     body: bytes
     deadline: float
-    confirmed: asyncio.Future[None]
+    confirmed: asyncio.Future[bool]
     sent_at: float = 0.0
     returned: bool = False
     resent: bool = False
@@ -74,8 +74,8 @@ class Publisher:
             return "stalled"
         return None
 
-    def publish(self, exchange: str, routing_key: str, body: bytes) -> asyncio.Future[None]:
-        """Send one message. The future is done when RabbitMQ has confirmed it to disk.
+    def publish(self, exchange: str, routing_key: str, body: bytes) -> asyncio.Future[bool]:
+        """Send one message. The future is done when RabbitMQ has confirmed it to disk; True if it was sent twice.
 
         It fails with BrokerUnavailable after ``publish_timeout_s`` seconds at the latest.
 
@@ -89,7 +89,7 @@ class Publisher:
         if self.in_flight >= self._settings.window_messages:
             self._metrics.count("publish.window_full")
             raise NodeBusy()
-        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        confirmed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         deadline = time.monotonic() + self._settings.publish_timeout_s
         self._send(_Unconfirmed(exchange, routing_key, body, deadline, confirmed))
         return confirmed
@@ -184,7 +184,7 @@ class Publisher:
             elif not message.confirmed.done():
                 self._metrics.count("publish.confirmed")
                 self._metrics.timing_ms("publish.confirm_ms", (time.monotonic() - message.sent_at) * 1000)
-                message.confirmed.set_result(None)
+                message.confirmed.set_result(message.resent)
 
     def _fail(self, message: _Unconfirmed, *, unclear: bool, timed_out: bool = False) -> None:
         if not message.confirmed.done():

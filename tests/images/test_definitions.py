@@ -28,7 +28,9 @@ def services() -> dict[str, Any]:
 
 @pytest.mark.proves("FR-022")
 def test_the_dockerfiles_keep_to_the_rules() -> None:
-    check(TOOLS / "hadolint", DOCKER / "Dockerfile", DOCKER / "graphite" / "Dockerfile")
+    check(
+        TOOLS / "hadolint", DOCKER / "Dockerfile", DOCKER / "graphite" / "Dockerfile", DOCKER / "rsyslog" / "Dockerfile"
+    )
 
 
 @pytest.mark.proves("FR-022")
@@ -56,7 +58,8 @@ def test_everything_starts_after_what_it_needs_is_healthy(services: dict[str, An
 
 @pytest.mark.proves("FR-022", "FR-024")
 def test_our_containers_can_write_nothing_and_gain_nothing(services: dict[str, Any]) -> None:
-    for name in ("migrate", "node", "votes-worker", "host-worker", "haproxy", "statsd", "carbon", "graphite"):
+    ours = ("migrate", "node", "votes-worker", "host-worker")
+    for name in (*ours, "haproxy", "statsd", "carbon", "graphite", "log-shipper"):
         service = services[name]
         assert service["read_only"] and service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from models.wire import names
-from scripts import runtime_settings
+from scripts import log_level, runtime_settings
 from tests.socket_tier.rest import Rest
 from tests.socket_tier.waiting import eventually
 
@@ -34,12 +34,57 @@ async def test_a_log_level_set_by_one_node_holds_on_all_and_in_the_workers(
 
     for url in node_urls:
         await eventually(lambda url=url: has(levels(url), "workers", "DEBUG"), f"the level at {url}")
-    # And it can be changed back
-    await rest.request("PUT", PATH, json={"level": "INFO", "logger": "workers"}, headers=admin)
+    # And the workers log more
+    log = run_dir / "log" / "host-worker-1.log"
+    end = len(log.read_text())
+    await eventually(lambda: " DEBUG " in log.read_text()[end:], "a line of the worker's at that level")
+    # And it can be taken back
+    answer = await rest.request("PUT", PATH, json={"level": None, "logger": "workers"}, headers=admin)
+    assert "workers" not in answer.body["levels"]
 
 
-async def has(levels, logger: str, level: str) -> bool:
+async def has(levels, logger: str, level: str | None) -> bool:
     return (await levels).get(logger) == level
+
+
+@pytest.mark.proves("FR-021")
+async def test_a_log_level_goes_back_by_itself_also_while_redis_was_emptied(
+    rest: Rest, node_urls: list[str], admin: dict[str, str], redis_url: str
+) -> None:
+    body = {"level": "DEBUG", "logger": "socket_tier.presence", "seconds": 4}
+    answer = await rest.request("PUT", PATH, json=body, headers=admin)
+    assert answer.body["levels"]["socket_tier.presence"] == "DEBUG"
+    assert answer.body["until"].keys() == {"socket_tier.presence"}
+    client = redis.from_url(redis_url)
+    client.delete(names.SETTINGS_KEY)
+    client.close()
+
+    async def levels(url: str) -> dict[str, str]:
+        return (await rest.get(PATH, url=url, headers=admin)).body["levels"]
+
+    for wanted in ("DEBUG", None):
+        for url in node_urls:
+            await eventually(
+                lambda url=url, to=wanted: has(levels(url), "socket_tier.presence", to), f"{wanted} at {url}"
+            )
+
+
+@pytest.mark.proves("FR-021")
+def test_the_command_sets_and_takes_back_a_level(
+    base_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["loglevel", "--url", base_url, *arguments])
+        return log_level.main()
+
+    assert run("debug", "--logger", "workers.retention", "--for", "60") == 0
+    assert "workers.retention DEBUG until 20" in capsys.readouterr().out
+    assert run("loud") == 1
+    assert "Level must be one of" in capsys.readouterr().err
+    assert run("reset", "--logger", "workers.retention") == 0
+    assert "root INFO\n" in capsys.readouterr().out
+    assert run() == 0
+    assert "workers.retention" not in capsys.readouterr().out
 
 
 @pytest.mark.proves("FR-012", "US2.3")
@@ -51,7 +96,18 @@ async def test_nobody_else_may(rest: Rest, headers: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"level": "LOUD"}, {"level": "INFO", "logger": "a b"}, {"level": "INFO", "more": 1}, [], "INFO"]
+    "body",
+    [
+        {},
+        {"level": "LOUD"},
+        {"level": "INFO", "logger": "a b"},
+        {"level": "INFO", "more": 1},
+        {"level": "INFO", "seconds": 0},
+        {"level": "INFO", "seconds": True},
+        {"logger": "a"},
+        [],
+        "INFO",
+    ],
 )
 async def test_nonsense_is_refused(rest: Rest, admin: dict[str, str], body: object) -> None:
     assert (await rest.request("PUT", PATH, json=body, headers=admin)).status == 400

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 
+from models.runtime.logs import Singles
 from models.runtime.settings import BatchSettings, load
 from models.wire.commands import CastVote, VoteBatch
 from models.wire.notices import BatchApplied
@@ -15,6 +16,7 @@ from socket_tier.amqp.publisher import Publisher
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import BrokerUnavailable, NodeBusy
 from socket_tier.vote_buffer import VoteBuffer
+from socket_tier.vote_log import VoteLog
 from tests.socket_tier.waiting import eventually
 
 NODE = UUID(int=0xA)
@@ -25,25 +27,25 @@ class Broker:
     """In the publisher's place: keeps what is published, and confirms when the test says so."""
 
     def __init__(self) -> None:
-        self.published: list[tuple[VoteBatch, asyncio.Future[None]]] = []
+        self.published: list[tuple[VoteBatch, asyncio.Future[bool]]] = []
         self.away: str | None = None
         self.full = False
 
     def trouble(self) -> str | None:
         return self.away
 
-    def publish(self, exchange: str, routing_key: str, body: bytes) -> asyncio.Future[None]:
+    def publish(self, exchange: str, routing_key: str, body: bytes) -> asyncio.Future[bool]:
         if self.full:
             raise NodeBusy()
         batch = msgspec.convert(msgspec.json.decode(body)["args"][0], VoteBatch, strict=False)
-        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        confirmed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.published.append((batch, confirmed))
         return confirmed
 
     def confirm(self) -> None:
         for _, confirmed in self.published:
             if not confirmed.done():
-                confirmed.set_result(None)
+                confirmed.set_result(False)
 
     def options(self) -> list[list[int]]:
         return [[vote.option_index for vote in batch.votes] for batch, _ in self.published]
@@ -58,9 +60,10 @@ class Voter:
     command_id: str | None = None
     room_code: str = "ABC234"
     answers_itself: bool = True
+    correlation_id: str = ""
     answers: list[BaseException | None] = field(default_factory=list)
 
-    def settle(self, error: BaseException | None) -> None:
+    def settle(self, error: BaseException | None, correlation: str = "") -> None:
         self.answers.append(error)
 
     def recorded(self, recorded_at: str, frames: dict[Any, bytes]) -> bool:
@@ -76,6 +79,7 @@ def buffer_with(broker: Broker, **changes: float) -> VoteBuffer:
         msgspec.structs.replace(settings, **changes),
         NODE,
         NodeMetrics(load().metrics, "node", "test"),
+        VoteLog(load().log, Singles(100)),
     )
 
 
@@ -131,7 +135,7 @@ async def test_nobody_is_answered_before_the_confirm_and_everybody_once_after_it
 
 async def test_one_voter_who_cannot_be_answered_costs_the_others_no_answer() -> None:
     class Broken(Voter):
-        def settle(self, error: BaseException | None) -> None:
+        def settle(self, error: BaseException | None, correlation: str = "") -> None:
             raise RuntimeError
 
     broker = Broker()
@@ -210,9 +214,9 @@ async def test_receipts_are_kept_until_the_commit_and_the_oldest_forgotten_beyon
     for voter in voters:
         buffer.add(vote(0), voter)
     applied = [buffer.applied(BatchApplied(batch.batch_id, 1)) for batch, _ in broker.published]
-    assert [receipts for _, receipts in applied] == [[], [voters[1]], [voters[2]]]
+    assert [held.receipts for held in applied] == [[], [voters[1]], [voters[2]]]
     # A repeat of the notice finds nothing more
-    assert buffer.applied(BatchApplied(broker.published[1][0].batch_id, 1)) == ([], [])
+    assert buffer.applied(BatchApplied(broker.published[1][0].batch_id, 1)) == ([], [], {})
 
 
 async def test_a_closing_buffer_refuses_new_votes_and_answers_those_it_holds() -> None:

@@ -131,8 +131,12 @@ async def test_nobody_votes_for_somebody_else(
     assert (inside["success"], inside["code"]) == (False, "foreign_participant")
     assert (outside["success"], outside["code"]) == (False, "not_joined")
     assert stored_votes(poll.code) == {}
-    logs = "".join(log.read_text(errors="replace") for log in (run_dir / "log").glob("node-*.log"))
-    assert any("foreign_participant" in line and poll.code in line for line in logs.splitlines())
+
+    def logged() -> bool:
+        logs = "".join(log.read_text(errors="replace") for log in (run_dir / "log").glob("node-*.log"))
+        return any("foreign_participant" in line and poll.code in line for line in logs.splitlines())
+
+    await eventually(logged, "the line in the log")
 
 
 async def test_a_host_has_no_vote_by_what_is_no_id(host: Browser, poll: Poll, stored_votes: StoredVotes) -> None:

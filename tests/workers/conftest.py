@@ -181,8 +181,8 @@ class Amqp:
         self.connection = pika.BlockingConnection(pika.URLParameters(url))
         self.channel = self.connection.channel()
 
-    def send(self, command: msgspec.Struct, correlation_id: str = "") -> None:
-        queue, body = wrap(command, correlation_id)
+    def send(self, command: msgspec.Struct, traceparent: str = "", traced: dict[int, str] | None = None) -> None:
+        queue, body = wrap(command, traceparent, traced=traced)
         self.channel.basic_publish("", queue, body)
 
     def take(self, queue: str, within_s: float = PATIENCE_S) -> tuple[dict[str, Any], bytes]:

@@ -7,6 +7,7 @@ import redis
 
 from models import final_store, poll_store
 from models.database import DatabaseUnavailable
+from models.runtime.correlation import correlation_id
 from models.wire.commands import ChangeState, ClaimHost, CreatePoll, NodeHeartbeat, PollFlushed, RevokeHosts
 from models.wire.notices import HostsRevoked, PollCreated, StateChanged
 from models.wire.polls import PollSnapshot
@@ -76,12 +77,13 @@ class HostActors:
             return
         poll = change.poll
         self._show(poll)
-        self._results.mark([poll.poll_id])
+        self._results.mark([poll.poll_id], traced={poll.poll_id: [correlation_id.get()]})
         if change.revoked:
             self._notices.tell_all_surely(StateChanged(uuid4(), poll, change.previous_state))
             self._notices.refuse(command.node_id, command.command_id, "not_host", "Only host can change poll state")
             return
-        self._notices.tell_all_surely(StateChanged(command.command_id, poll, change.previous_state))
+        changed = StateChanged(command.command_id, poll, change.previous_state, correlation_id.get())
+        self._notices.tell_all_surely(changed)
         if change.changed:
             self._metrics.count("states.changed")
             log.info("poll_state_changed", extra={"poll_id": poll.poll_id, "state": poll.state.value})

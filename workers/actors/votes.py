@@ -4,9 +4,11 @@ import logging
 
 import redis
 
+from models.runtime.logs import Singles
 from models.wire import names
 from models.wire.commands import VoteBatch
 from models.wire.notices import BatchApplied, Rejection
+from workers import delivery
 from workers.actors import HOST_FIRST, declare
 from workers.broker import CommandBroker
 from workers.clock import now_us
@@ -22,13 +24,20 @@ log = logging.getLogger(__name__)
 
 class VoteActors:
     def __init__(
-        self, flusher: VoteFlusher, notices: Notices, fan_out: FanOut, rooms: Rooms, metrics: WorkerMetrics
+        self,
+        flusher: VoteFlusher,
+        notices: Notices,
+        fan_out: FanOut,
+        rooms: Rooms,
+        metrics: WorkerMetrics,
+        singles: Singles,
     ) -> None:
         self._flusher = flusher
         self._notices = notices
         self._fan_out = fan_out
         self._rooms = rooms
         self._metrics = metrics
+        self._singles = singles
 
     def declare(self, broker: CommandBroker) -> None:
         declare(broker, VoteBatch, self.store_votes, priority=HOST_FIRST)
@@ -36,17 +45,27 @@ class VoteActors:
     def store_votes(self, batch: VoteBatch) -> None:
         """Decide a batch and tell its node. A batch in which a vote was rejected is acked only after its voter's node
         has the answer, or the voter was told through Redis."""
+        delivered = delivery.current()
+        delivered.told |= {"batch_id": batch.batch_id.hex, "votes": len(batch.votes)}
         rejected = self._flusher.store(batch)
-        applied = BatchApplied(batch.batch_id, now_us(), rejected)
+        applied = BatchApplied(batch.batch_id, now_us(), rejected, retried=delivered.failed_tries > 0)
         if not rejected:
             self._notices.answer(batch.node_id, applied)
             return
-        log.info("votes_rejected", extra={"votes": len(batch.votes), "rejected": len(rejected)})
+        delivered.told["rejected"] = len(rejected)
+        self._note(batch, rejected, delivered.traced)
         try:
             self._notices.answer_surely(batch.node_id, applied)
         except Unroutable:
             self._tell_voters(batch, rejected)
         self._forget_choices(batch, rejected)
+
+    def _note(self, batch: VoteBatch, rejected: tuple[Rejection, ...], traced: dict[int, str]) -> None:
+        for one in rejected:
+            if self._singles.allows():
+                named = {"correlation_id": traced[one.index]} if one.index in traced else {}
+                fields = {"batch_id": batch.batch_id.hex, "index": one.index, "code": one.code}
+                log.info("vote_not_counted", extra=fields | named)
 
     def _forget_choices(self, batch: VoteBatch, rejected: tuple[Rejection, ...]) -> None:
         """They were shown as acked; a node that is still there forgets them too."""

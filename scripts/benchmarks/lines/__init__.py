@@ -12,6 +12,7 @@ from scripts.benchmarks.lines import (
     sc006,
     scale_out,
     statements,
+    stuck_logs,
     synchronous,
     two_nodes,
     votes,
@@ -28,6 +29,7 @@ LINES: dict[str, Callable[[Bench], list[Row]]] = {
     "sc006": sc006.run,
     "two-nodes": two_nodes.run,
     "statements": statements.run,
+    "stuck-logs": stuck_logs.run,
     "synchronous": synchronous.run,
     "metrics": metrics.run,
 }

@@ -12,7 +12,7 @@ VOTERS, ROOMS, RATE = 500, 20, 2_000.0
 _LIMIT_MS = 100.0
 _FEWEST = 5
 _NEW_ENTRY = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
-_DURATION = re.compile(r"duration: ([\d.]+) ms  (?:statement|execute [^:]*): (.*)", re.DOTALL)
+_DURATION = re.compile(r"duration: ([\d.]+) ms  (?:statement|execute [^:]*): (?:/\*.*?\*/ )?(.*)", re.DOTALL)
 _SHOWN_CHARACTERS = 60
 _LOG_ARRIVES_S = 1.0
 
