@@ -209,6 +209,7 @@ class Events:
             if session.browser_id is not None and not session.new_browser:
                 session.roles = await self._roles(session.browser_id)
             if isinstance(auth, dict):
+                correlation.begin(auth.pop("traceparent", None), otherwise=correlation.correlation_id.get())
                 await self._resume(session, auth)
             elif session.roles:
                 await self._put_back(session)

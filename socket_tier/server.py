@@ -163,8 +163,7 @@ class SocketServer(socketio.AsyncServer):
                 IndexError,
                 AttributeError,
                 RecursionError,
-            ) as error:
-                log.debug("malformed_packet", extra={"error": type(error).__name__})
+            ):
                 await self._refuse(eio_sid, data, "Invalid payload: not a Socket.IO packet", "malformed_packet")
 
     async def _handle_event(self, eio_sid: str, namespace: str, id: int | None, data: Any) -> None:
@@ -174,7 +173,7 @@ class SocketServer(socketio.AsyncServer):
 
     async def _refuse(self, eio_sid: str, data: str, error: str, code: str) -> None:
         correlation = begin()
-        log.info("packet_refused", extra={"code": code, "bytes": len(data)})
+        log.debug("packet_refused", extra={"code": code, "bytes": len(data)})
         sid = self.manager.sid_from_eio_sid(eio_sid, "/")
         refusal = self.on_malformed(sid or "", Invalid(error, code))
         head = _EVENT_HEAD.match(data[:200])

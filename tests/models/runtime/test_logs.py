@@ -252,4 +252,5 @@ def test_the_end_has_a_deadline_even_if_the_disk_hangs(tmp_path: Path) -> None:
         process = program(tmp_path, 100_000, 20, "end", full)
         _, told = process.communicate(timeout=60)
     # Then the process says that it could not finish, and ends
-    assert told.split()[2] == "False" and process.returncode == 0
+    _, _, finished, took_s = told.split()
+    assert (finished, process.returncode) == ("False", 0) and float(took_s) < 10
