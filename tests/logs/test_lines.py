@@ -75,8 +75,12 @@ async def test_one_of_so_many_votes_is_logged_and_each_batch(
     await eventually(lambda: len(lines(telling_node, "vote_recorded")) == 3, "every second vote")
     accepted = lines(telling_node, "vote_accepted")
     assert [line["why"] for line in accepted] == ["traced"] * 3
-    batches = {line["batch_id"]: line["votes"] for line in lines(telling_node, "batch_confirmed")}
-    assert sum(batches.values()) == 6 and {line["batch_id"] for line in accepted} <= batches.keys()
+
+    def batches() -> dict[str, int]:
+        return {line["batch_id"]: line["votes"] for line in lines(telling_node, "batch_confirmed")}
+
+    await eventually(lambda: sum(batches().values()) == 6, "all votes in batches")
+    assert {line["batch_id"] for line in accepted} <= batches().keys()
 
 
 @pytest.mark.proves("FR-015", "FR-016")
