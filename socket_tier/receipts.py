@@ -18,6 +18,10 @@ class Receipt(Protocol):
     @property
     def room_code(self) -> str: ...
     @property
+    def answers_itself(self) -> bool:
+        """Whether ``settle`` answers the voter; otherwise somebody waits for it who does, and counts and logs it."""
+
+    @property
     def correlation_id(self) -> str: ...
 
     def settle(self, error: BaseException | None, correlation: str = "") -> None:

@@ -100,13 +100,13 @@ class VoteBuffer:
 
     def refused(self, receipt: Receipt, why: BaseException) -> None:
         """Answer a vote that wasn't taken."""
-        self._count_refused(why, 1)
         correlation = receipt.correlation_id or new_id()
         try:
             receipt.settle(why, correlation)
         except Exception:
             log.exception("vote_not_answered")  # a bug of ours; the batch's other voters get their answers
-        if not receipt.correlation_id:  # otherwise a handler waits, and logs what it answers
+        if receipt.answers_itself:
+            self._count_refused(why, 1)
             self._log.refused(receipt, why, correlation)
 
     def database_away(self, away: bool) -> None:

@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 
+from models.runtime.logs import Singles
 from models.runtime.settings import BudgetSettings, LimitSettings, load
 from models.wire import names
 from socket_tier.amqp.publisher import Publisher
@@ -21,6 +22,7 @@ from socket_tier.refusals import (
     unexpected,
 )
 from socket_tier.vote_buffer import VoteBuffer
+from socket_tier.vote_log import VoteLog
 from tests.socket_tier.test_results import Room
 from tests.socket_tier.test_vote_buffer import Broker, Voter, vote
 from tests.socket_tier.waiting import eventually
@@ -63,7 +65,8 @@ def test_what_broke_counts_like_the_answer_that_its_sender_gets(metrics: NodeMet
 async def test_votes_of_a_batch_that_failed_count_once_each(metrics: NodeMetrics) -> None:
     # Given a batch with two votes that are answered by the buffer, and one that somebody waits for, who counts himself
     broker = Broker()
-    buffer = VoteBuffer(cast(Publisher, broker), load().batch, uuid4(), metrics)
+    vote_log = VoteLog(load().log, Singles(100))
+    buffer = VoteBuffer(cast(Publisher, broker), load().batch, uuid4(), metrics, vote_log)
     voters = [Voter(), Voter(), Voter(answers_itself=False)]
     for voter in voters:
         buffer.add(vote(0), voter)

@@ -29,6 +29,7 @@ from models.wire.envelope import wrap
 from models.wire.notices import Notice
 from scripts.stack.ports import any_free
 from workers import topology
+from workers.finals import NOBODY
 from workers.process import WorkerProcess
 
 PATIENCE_S = 15.0  # On a busy machine everything is late, nothing is missing.
@@ -218,12 +219,12 @@ class Node:
         self._queue = queue
 
     def hears(self, kind: type, within_s: float = PATIENCE_S) -> Any:
-        """The next notice of this type; others are passed over."""
+        """The next notice of this type; others are passed over, as are reminders of closed polls: they may come."""
         deadline = time.monotonic() + within_s
         while True:
             _, body = self._amqp.take(self._queue, max(0.01, deadline - time.monotonic()))
             notice = msgspec.json.decode(body, type=Notice)
-            if isinstance(notice, kind):
+            if isinstance(notice, kind) and getattr(notice, "request_id", None) != NOBODY:
                 return notice
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from models.runtime import metrics, process_levels
 from models.runtime.metrics import Metrics, Names, listed
+from models.runtime.secrets import watch
 from scripts.stack.run_folder import ROOT
 from socket_tier.metrics import NodeMetrics
 from workers.metrics import WorkerMetrics
@@ -20,10 +21,10 @@ TIERS = pytest.mark.parametrize("tier", [NodeMetrics, WorkerMetrics])
 def sources(tier: type[Metrics]) -> Iterator[ast.AST]:
     """The code of a tier, and of what both share, without the lists of names."""
     folder = Path(ROOT, tier.__module__.partition(".")[0])
-    shared = [Path(module.__file__) for module in (metrics, process_levels)]
+    shared = [Path(module.__file__) for module in (metrics, process_levels, watch)]
     for file in [*folder.rglob("*.py"), *shared]:
         tree = ast.parse(file.read_text())
-        lists = (file.name == "metrics.py" and file.parent == folder) or file in shared
+        lists = (file.name == "metrics.py" and file.parent == folder) or file in shared[:2]
         yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)) if lists else [tree]
 
 
