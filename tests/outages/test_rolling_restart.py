@@ -35,10 +35,10 @@ Rolling = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The version before: what PREVIOUS_VERSION names, or the last commit that isn't what is being tested."""
+    """The version before: what RELEASED names, as in the pipeline, or the last commit that isn't what is tested."""
     folder = tmp_path_factory.mktemp("previous")
     dirty = subprocess.run(["git", "-C", ROOT, "diff", "--quiet", "HEAD"], check=False).returncode
-    revision = os.environ.get("PREVIOUS_VERSION") or ("HEAD" if dirty else "HEAD~1")
+    revision = os.environ.get("RELEASED") or ("HEAD" if dirty else "HEAD~1")
     archive = subprocess.run(["git", "-C", ROOT, "archive", revision], capture_output=True, check=False)
     if archive.returncode:
         pytest.skip(f"no history: {archive.stderr.decode().strip()}")
