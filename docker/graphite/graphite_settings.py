@@ -23,6 +23,7 @@ LOGIN_URL = "/"
 SECRET_KEY = secrets.token_hex()  # signs nothing: there are no sessions
 ENFORCE_INPUT_VALIDATION = True
 
+USE_WORKER_POOL = False  # it is for several stores, and wants shared memory
 FIND_CACHE_DURATION = 0  # a new metric shows at once
 DEFAULT_CACHE_DURATION = 0
 # To stdout, and only what went wrong.
