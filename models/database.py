@@ -17,6 +17,7 @@ import psycopg2.extras
 from peewee import PeeweeException, PostgresqlDatabase, Query
 from playhouse.pool import MaxConnectionsExceeded, PoolConnection, PooledPostgresqlDatabase
 
+from models.runtime import tls
 from models.runtime.correlation import traceparent
 from models.runtime.settings import DatabaseSettings
 
@@ -313,6 +314,7 @@ def _connect_options(settings: DatabaseSettings, application_name: str) -> dict[
         "keepalives_idle": 5,  # seconds
         "keepalives_interval": 2,
         "keepalives_count": 3,
+        **tls.libpq(settings),
     }
 
 
@@ -328,7 +330,7 @@ def _two_families() -> Iterator[None]:
         reason = _come_back_reason(cause)
         if reason is None:
             raise
-        raise DatabaseUnavailable(reason, str(cause).strip()) from error
+        raise DatabaseUnavailable(reason, tls.explained("database", str(cause).strip())) from error
 
 
 def _come_back_reason(error: BaseException) -> str | None:

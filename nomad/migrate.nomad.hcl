@@ -39,7 +39,8 @@ job "votemill-migrate" {
       }
 
       env {
-        VOTEMILL_ENV = var.environment
+        VOTEMILL_ENV               = var.environment
+        VOTEMILL_DATABASE__CA_FILE = "${NOMAD_SECRETS_DIR}/ca.pem"
       }
 
       template {
@@ -51,6 +52,14 @@ job "votemill-migrate" {
 {{ with nomadVar "nomad/jobs/votemill-migrate" }}
 VOTEMILL_DATABASE__URL={{ .database_url | toJSON }}
 {{ end }}
+EOT
+      }
+
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/ca.pem"
+        change_mode = "noop"
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-migrate" }}{{ .ca }}{{ end }}
 EOT
       }
 

@@ -126,6 +126,8 @@ job "votemill-node" {
         VOTEMILL_SECRETS__FOLDER             = "${NOMAD_SECRETS_DIR}"
         VOTEMILL_METRICS__STATSD_HOST        = var.statsd_host
         VOTEMILL_METRICS__GRAPHITE_URL       = var.graphite_url
+        VOTEMILL_BROKER__CA_FILE             = "${NOMAD_SECRETS_DIR}/ca.pem"
+        VOTEMILL_REDIS__CA_FILE              = "${NOMAD_SECRETS_DIR}/ca.pem"
         VOTEMILL_SECURITY__SIGNING_KEYS_FILE = "${NOMAD_SECRETS_DIR}/signing-keys.json"
         VOTEMILL_SECURITY__ORIGINS           = "@json ${jsonencode(var.origins)}"
         VOTEMILL_SECURITY__TRUSTED_PROXIES   = "@json ${jsonencode(var.trusted_proxies)}"
@@ -142,6 +144,16 @@ job "votemill-node" {
 VOTEMILL_REDIS__URL={{ .redis_url | toJSON }}
 VOTEMILL_AUDIT__ADDRESS_KEY={{ .address_key | toJSON }}
 {{ end }}
+EOT
+      }
+
+      # Of RabbitMQ's and Redis' certificates.
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/ca.pem"
+        change_mode = "restart"
+        splay       = "2m"
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-node" }}{{ .ca }}{{ end }}
 EOT
       }
 

@@ -1,5 +1,5 @@
-# The workers: votes have a group of their own, so that a backlog of votes never delays a host. Secrets: the Nomad
-# variable nomad/jobs/votemill-worker (nomad/README.md lists its keys).
+# The workers: votes have a group of their own, so that a backlog of votes never delays a host. Secrets: a Nomad variable
+# for each group, nomad/jobs/votemill-worker/votes and .../host (nomad/README.md lists their keys).
 variable "image" { type = string }
 variable "datacenters" { type = list(string) }
 variable "environment" { type = string }
@@ -81,6 +81,9 @@ job "votemill-worker" {
         VOTEMILL_SECRETS__PROVIDER    = "files" # pragma: allowlist secret
         VOTEMILL_SECRETS__FOLDER      = "${NOMAD_SECRETS_DIR}"
         VOTEMILL_METRICS__STATSD_HOST = var.statsd_host
+        VOTEMILL_DATABASE__CA_FILE    = "${NOMAD_SECRETS_DIR}/ca.pem"
+        VOTEMILL_BROKER__CA_FILE      = "${NOMAD_SECRETS_DIR}/ca.pem"
+        VOTEMILL_REDIS__CA_FILE       = "${NOMAD_SECRETS_DIR}/ca.pem"
       }
 
       # Read again by the running worker: rotating them restarts nobody.
@@ -88,7 +91,7 @@ job "votemill-worker" {
         destination = "${NOMAD_SECRETS_DIR}/database.url"
         change_mode = "noop"
         data        = <<EOT
-{{ with nomadVar "nomad/jobs/votemill-worker" }}{{ .database_url }}{{ end }}
+{{ with nomadVar "nomad/jobs/votemill-worker/votes" }}{{ .database_url }}{{ end }}
 EOT
       }
 
@@ -96,7 +99,7 @@ EOT
         destination = "${NOMAD_SECRETS_DIR}/broker.url"
         change_mode = "noop"
         data        = <<EOT
-{{ with nomadVar "nomad/jobs/votemill-worker" }}{{ .broker_url }}{{ end }}
+{{ with nomadVar "nomad/jobs/votemill-worker/votes" }}{{ .broker_url }}{{ end }}
 EOT
       }
 
@@ -106,10 +109,20 @@ EOT
         change_mode = "restart"
         splay       = "2m"
         data        = <<EOT
-{{ with nomadVar "nomad/jobs/votemill-worker" }}
+{{ with nomadVar "nomad/jobs/votemill-worker/votes" }}
 VOTEMILL_REDIS__URL={{ .redis_url | toJSON }}
 VOTEMILL_AUDIT__ADDRESS_KEY={{ .address_key | toJSON }}
 {{ end }}
+EOT
+      }
+
+      # Of the three servers' certificates.
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/ca.pem"
+        change_mode = "restart"
+        splay       = "2m"
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-worker/votes" }}{{ .ca }}{{ end }}
 EOT
       }
 
@@ -176,6 +189,9 @@ EOT
         VOTEMILL_SECRETS__PROVIDER    = "files" # pragma: allowlist secret
         VOTEMILL_SECRETS__FOLDER      = "${NOMAD_SECRETS_DIR}"
         VOTEMILL_METRICS__STATSD_HOST = var.statsd_host
+        VOTEMILL_DATABASE__CA_FILE    = "${NOMAD_SECRETS_DIR}/ca.pem"
+        VOTEMILL_BROKER__CA_FILE      = "${NOMAD_SECRETS_DIR}/ca.pem"
+        VOTEMILL_REDIS__CA_FILE       = "${NOMAD_SECRETS_DIR}/ca.pem"
       }
 
       # Read again by the running worker: rotating them restarts nobody.
@@ -183,7 +199,7 @@ EOT
         destination = "${NOMAD_SECRETS_DIR}/database.url"
         change_mode = "noop"
         data        = <<EOT
-{{ with nomadVar "nomad/jobs/votemill-worker" }}{{ .database_url }}{{ end }}
+{{ with nomadVar "nomad/jobs/votemill-worker/host" }}{{ .database_url }}{{ end }}
 EOT
       }
 
@@ -191,7 +207,7 @@ EOT
         destination = "${NOMAD_SECRETS_DIR}/database.replica_url"
         change_mode = "noop"
         data        = <<EOT
-{{ with nomadVar "nomad/jobs/votemill-worker" }}{{ with .replica_url }}{{ . }}{{ end }}{{ end }}
+{{ with nomadVar "nomad/jobs/votemill-worker/host" }}{{ with .replica_url }}{{ . }}{{ end }}{{ end }}
 EOT
       }
 
@@ -199,7 +215,7 @@ EOT
         destination = "${NOMAD_SECRETS_DIR}/broker.url"
         change_mode = "noop"
         data        = <<EOT
-{{ with nomadVar "nomad/jobs/votemill-worker" }}{{ .broker_url }}{{ end }}
+{{ with nomadVar "nomad/jobs/votemill-worker/host" }}{{ .broker_url }}{{ end }}
 EOT
       }
 
@@ -209,10 +225,20 @@ EOT
         change_mode = "restart"
         splay       = "2m"
         data        = <<EOT
-{{ with nomadVar "nomad/jobs/votemill-worker" }}
+{{ with nomadVar "nomad/jobs/votemill-worker/host" }}
 VOTEMILL_REDIS__URL={{ .redis_url | toJSON }}
 VOTEMILL_AUDIT__ADDRESS_KEY={{ .address_key | toJSON }}
 {{ end }}
+EOT
+      }
+
+      # Of the three servers' certificates.
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/ca.pem"
+        change_mode = "restart"
+        splay       = "2m"
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-worker/host" }}{{ .ca }}{{ end }}
 EOT
       }
 

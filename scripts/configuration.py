@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from models.runtime import reading
+from models.runtime import reading, tls
+from models.runtime.certificates import days_left
 from models.runtime.expectations import is_secret
 from models.runtime.settings import EX_CONFIG, SECRETS, SECTIONS, SETTINGS_FILE, Settings, SettingsError, load
 
@@ -25,6 +26,9 @@ STAND_INS = {
     "VOTEMILL_DATABASE__URL": f"postgresql://votemill:{_VALUE}@database/votemill",
     "VOTEMILL_BROKER__URL": f"amqp://votemill:{_VALUE}@broker/%2F",
     "VOTEMILL_REDIS__URL": f"redis://:{_VALUE}@redis/0",
+    "VOTEMILL_DATABASE__PLAIN_ALLOWED": "true",
+    "VOTEMILL_BROKER__PLAIN_ALLOWED": "true",
+    "VOTEMILL_REDIS__PLAIN_ALLOWED": "true",
     "VOTEMILL_SECURITY__SIGNING_KEYS": f'@json ["{_VALUE}"]',
     "VOTEMILL_SECURITY__ORIGINS": '@json ["https://polls.example"]',
     "VOTEMILL_AUDIT__ADDRESS_KEY": _VALUE,
@@ -41,7 +45,7 @@ def main() -> int:
     try:
         match options.command:
             case "check":
-                return check(options.environments or [here])
+                return check(options.environments or [here], options.servers)
             case "print":
                 print_settings(load(environment=options.environment or here))
             case "diff":
@@ -52,17 +56,36 @@ def main() -> int:
     return 0
 
 
-def check(environments: list[str]) -> int:
-    """Say of each environment that its settings are usable, or every problem that they have."""
+def check(environments: list[str], servers: bool = False) -> int:
+    """Say of each environment that its settings are usable, or every problem that they have, ``servers`` included."""
     code = 0
     for environment in environments:
         try:
-            load(environment=environment)
-            print(f"✓ {environment}")
+            settings = load(environment=environment)
+            said = certificates(settings) if servers else []
+            print(f"✓ {environment}", *said, sep="\n  ")
         except SettingsError as error:
             print(f"✗ {environment}", *error.problems, sep="\n  ")
             code = EX_CONFIG
     return code
+
+
+def certificates(settings: Settings) -> list[str]:
+    """How long those of the servers are good that we speak TLS to; one line for each.
+
+    :raises SettingsError: some can't be seen, or are of no use
+    """
+    found, problems = [], []
+    for name in ("database", "broker", "redis"):
+        server = getattr(settings, name)
+        if server.ca_file:
+            try:
+                found.append(f"{name}: a certificate for {days_left(name, server):.0f} more days")
+            except OSError as error:
+                problems.append(tls.explained(name, error))
+    if problems:
+        raise SettingsError(problems)
+    return found
 
 
 def print_settings(settings: Settings) -> None:
@@ -116,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     checking = commands.add_parser("check", help="name every problem; exit code 78 when there is one")
+    checking.add_argument("--servers", action="store_true", help="ask the servers for their certificates, too")
     checking.add_argument("environments", nargs="*", help="default: that of VOTEMILL_ENV, or development")
     printing = commands.add_parser("print", help="every key, its value, and where that comes from")
     printing.add_argument("environment", nargs="?")

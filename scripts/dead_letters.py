@@ -18,6 +18,7 @@ from typing import Any
 import pika
 import pika.exceptions
 
+from models.runtime import tls
 from models.runtime.settings import load_or_exit
 from models.wire import names
 from workers import connection, topology
@@ -64,7 +65,7 @@ def main(words: Sequence[str]) -> int:
             chosen = [letter for letter in letters if options.all or letter.id in options.ids]
             return end(channel, chosen, requeue if options.action == "requeue" else drop)
     except (pika.exceptions.AMQPError, OSError) as error:
-        print(f"✗ the broker does not answer: {error!r}", file=sys.stderr)
+        print(f"✗ the broker does not answer: {tls.explained('broker', error)}", file=sys.stderr)
         return 2
 
 

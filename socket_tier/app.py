@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 from aiohttp import web
 
+from models.runtime.certificates import CertificateWatch
 from models.runtime.live_settings import LiveSettings
 from models.runtime.logs import Singles, lost_lines
 from models.runtime.process_levels import ProcessLevels
@@ -365,6 +366,7 @@ class Node:
                 ("loop-lag", self._watch_loop()),
                 ("housekeeping", self._keep_house()),
                 ("metrics", self._report()),
+                ("certificates", self._watch_certificates()),
                 ("readiness", self._become_ready()),
             )
         ]
@@ -508,6 +510,13 @@ class Node:
             due = loop.time() + _LAG_PROBE_S
             await asyncio.sleep(_LAG_PROBE_S)
             self.shedding.loop_was_late(max(0.0, loop.time() - due))
+
+    async def _watch_certificates(self) -> None:
+        servers = {"broker": self.settings.broker, "redis": self.settings.redis}
+        watch = CertificateWatch(servers, self.metrics.gauge)
+        while watch.servers:
+            await asyncio.to_thread(watch.round)
+            await asyncio.sleep(watch.EVERY_S)
 
     async def _keep_house(self) -> None:
         while True:

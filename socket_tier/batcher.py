@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from models.runtime.correlation import correlation_id
+from models.wire import names
 from models.wire.envelope import wrap
 from socket_tier.amqp.publisher import Publisher
 from socket_tier.refusals import NodeBusy, Refused
@@ -73,7 +74,7 @@ class Batcher(Generic[T]):
         waiters, self._waiters = self._waiters, []
         queue, body = wrap(self._make(items), traced=traced)
         try:
-            confirmed = self._publisher.publish("", queue, body)
+            confirmed = self._publisher.publish(names.COMMANDS_EXCHANGE, queue, body)
         except Refused as refusal:
             self._settle(waiters, refusal)
         else:

@@ -31,7 +31,7 @@ class Commands:
         :raises NodeBusy: too much in flight; safe to send again
         """
         queue, body = wrap(command, traceparent())
-        await self._publisher.publish("", queue, body)
+        await self._publisher.publish(names.COMMANDS_EXCHANGE, queue, body)
 
     async def broadcast(self, notice: msgspec.Struct) -> None:
         """Tell all nodes.

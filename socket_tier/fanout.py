@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from socketio import AsyncRedisManager
 from socketio import packet as sio_packet
 
+from models.runtime import tls
 from models.runtime.settings import RedisSettings
 from models.wire import names
 from socket_tier.metrics import NodeMetrics
@@ -60,7 +61,11 @@ class Fanout(AsyncRedisManager):
         route: Callable[[str, str, Any], bool],
         on_hearing: Callable[[bool], None],
     ) -> None:
-        options = {"socket_timeout": settings.timeout_s, "socket_connect_timeout": settings.timeout_s}
+        options = {
+            "socket_timeout": settings.timeout_s,
+            "socket_connect_timeout": settings.timeout_s,
+            **tls.redis_options(settings),
+        }
         super().__init__(settings.url, channel=names.FANOUT_CHANNEL, redis_options=options)
         self._pipeline = pipeline
         self._metrics = metrics
@@ -224,7 +229,7 @@ class Fanout(AsyncRedisManager):
                 self._metrics.count("fanout.deaf")
             except (RedisError, OSError, TimeoutError) as error:
                 self._metrics.count("fanout.lost")
-                log.warning("fanout_lost", extra={"error": repr(error)})
+                log.warning("fanout_lost", extra={"error": tls.explained("redis", error)})
             finally:
                 if pings is not None:
                     pings.cancel()

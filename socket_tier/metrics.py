@@ -101,6 +101,8 @@ GAUGES = {
     "limits.awake": "addresses and rooms whose limits are in use; near 20 000 an attack from very many addresses",
     "logs.dropped": "log lines lost since the start, because stdout and the file in its place took none",
     "logs.diverted": "log lines since the start that are in that file (log.fallback_folder)",
+    "tls.broker_days_left": "days until RabbitMQ's certificate expires; unset where TLS is off",
+    "tls.redis_days_left": "days until Redis' certificate expires; unset where TLS is off",
     "loop.lag_ms": "how late the event loop runs: overload when it stays high",
 }
 TIMINGS = {

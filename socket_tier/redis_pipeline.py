@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
+from models.runtime import tls
 from models.runtime.settings import RedisSettings
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import CacheUnavailable
@@ -50,7 +51,10 @@ class RedisPipeline:
         self._deadline_s = settings.timeout_s * 2
         # No socket_timeout: the deadline of a round holds for the answer, too.
         self._redis: Redis = Redis.from_url(
-            settings.url, socket_timeout=None, socket_connect_timeout=settings.timeout_s
+            settings.url,
+            socket_timeout=None,
+            socket_connect_timeout=settings.timeout_s,
+            **tls.redis_options(settings),
         )
         self._waiting: list[_Call] = []
         self._rounds: asyncio.Task[None] | None = None
@@ -150,7 +154,7 @@ class RedisPipeline:
         failed, self._waiting = [*calls, *self._waiting], []
         timed_out = isinstance(error, TimeoutError)
         self._count_failed(len(failed), "timeout" if timed_out else "server")
-        log.warning("cache_failed", extra={"calls": len(failed), "error": repr(error)})
+        log.warning("cache_failed", extra={"calls": len(failed), "error": tls.explained("redis", error)})
         for call in failed:
             if not call.answer.done():
                 refusal = CacheUnavailable()

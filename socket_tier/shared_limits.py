@@ -10,6 +10,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
+from models.runtime import tls
 from models.runtime.settings import RedisSettings
 from socket_tier.limits import Allowance, Limits
 from socket_tier.metrics import NodeMetrics
@@ -34,7 +35,10 @@ class SharedLimits:
         self._metrics = metrics
         self._timeout_s = settings.timeout_s
         self._connections = ConnectionPool.from_url(
-            settings.url, socket_timeout=settings.timeout_s, socket_connect_timeout=settings.timeout_s
+            settings.url,
+            socket_timeout=settings.timeout_s,
+            socket_connect_timeout=settings.timeout_s,
+            **tls.redis_options(settings),
         )
         storage = RedisStorage(
             settings.url,

@@ -12,6 +12,7 @@ from uuid_utils.compat import uuid7
 
 from models.runtime.correlation import new_id
 from models.runtime.settings import BatchSettings
+from models.wire import names
 from models.wire.commands import CastVote, VoteBatch
 from models.wire.envelope import wrap
 from models.wire.notices import BatchApplied
@@ -133,7 +134,7 @@ class VoteBuffer:
         queue, body = wrap(batch, message_id=batch.batch_id, traced=traced)
         published = time.perf_counter()
         try:
-            confirmed = self._publisher.publish("", queue, body)
+            confirmed = self._publisher.publish(names.COMMANDS_EXCHANGE, queue, body)
         except Refused as refusal:
             self._answer(receipts, refusal)
             return

@@ -4,6 +4,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from models.runtime import tls
 from models.runtime.settings import RedisSettings
 
 
@@ -16,4 +17,5 @@ def open_redis(settings: RedisSettings) -> redis.Redis:
         socket_connect_timeout=settings.timeout_s,
         retry=Retry(NoBackoff(), 1),
         retry_on_error=[redis.ConnectionError],
+        **tls.redis_options(settings),
     )

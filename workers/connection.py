@@ -4,6 +4,7 @@ import random
 
 import pika
 
+from models.runtime import tls
 from models.runtime.settings import BrokerSettings
 
 CONNECT_DEADLINE_S = 5
@@ -20,6 +21,8 @@ def parameters(settings: BrokerSettings, name: str) -> list[pika.URLParameters]:
 
 def _parameters(url: str, settings: BrokerSettings, name: str) -> pika.URLParameters:
     found = pika.URLParameters(url)
+    if (context := tls.context(settings)) is not None:
+        found.ssl_options = pika.SSLOptions(context, found.host)
     found.heartbeat = settings.heartbeat_s
     found.socket_timeout = found.stack_timeout = CONNECT_DEADLINE_S
     found.blocked_connection_timeout = settings.publish_timeout_s

@@ -88,6 +88,10 @@ GAUGES = {
     "database.pool_share": "Of database.pool_size in use; near 1 calls wait for a connection.",
     "replica.in_use": "1 while the standby may be read, else 0; unset without a standby.",
     "replica.lag_s": "Seconds by which the standby is behind; the last known value while it is cut off or away.",
+    **{
+        f"tls.{name}_days_left": f"Days until the certificate of the {name} server expires; unset where TLS is off."
+        for name in ("database", "broker", "redis")
+    },
     "outbox.waiting": "Notices that wait for RabbitMQ.",
     "logs.dropped": "Log lines lost since the start, because stdout and the file in its place took none.",
     "logs.diverted": "Log lines since the start that are in that file (log.fallback_folder).",

@@ -13,6 +13,7 @@ from typing import Any
 import pika
 import pika.exceptions
 
+from models.runtime import tls
 from models.runtime.settings import BrokerSettings
 from workers import topology
 from workers.connection import parameters
@@ -149,7 +150,7 @@ class Outbox:
                 self._settle(letter, Unconfirmed(repr(error)))
                 return
             except _TROUBLE as error:
-                log.warning("outbox_trouble", extra={"error": repr(error)})
+                log.warning("outbox_trouble", extra={"error": tls.explained("broker", error)})
                 self._disconnect()
             if time.monotonic() >= letter.expires_at or self._closing.is_set():
                 self._settle(letter, Unconfirmed("RabbitMQ is away"))

@@ -8,6 +8,7 @@ import dramatiq
 from dramatiq.middleware import TimeLimit
 
 from models.database import open_database
+from models.runtime.certificates import CertificateWatch
 from models.runtime.live_settings import LiveSettings
 from models.runtime.logs import Singles, lost_lines
 from models.runtime.process_levels import ProcessLevels
@@ -180,6 +181,9 @@ class WorkerProcess:
             settings.heartbeat_file,
         )
         sweep = Sweep(self.gate, self.rooms, self.results, self.metrics, settings.sweep_s)
+        servers = {"database": self.settings.database, "broker": self.settings.broker, "redis": self.settings.redis}
+        certificates = CertificateWatch(servers, self.metrics.gauge)
+        self._periodic("certificates", CertificateWatch.EVERY_S, certificates.round)
         self._periodic("probe", PROBE_EVERY_S, probe.round)
         self._periodic("heartbeat", settings.heartbeat_s, heartbeat.round)
         self._periodic("sweep", settings.sweep_s, sweep.round)

@@ -10,6 +10,7 @@ import redis
 
 from models import poll_store
 from models.database import DatabaseUnavailable
+from models.runtime import tls
 from models.wire import names
 from models.wire.polls import PollSnapshot, vote_update
 from workers.clock import now_us
@@ -184,7 +185,8 @@ class ResultsPublisher:
         self.redis_ok = not isinstance(error, redis.RedisError)
         self._metrics.count("results.failed")
         if not self._failing:
-            log.warning("results_paused", extra={"polls": len(polls), "error": repr(error)})
+            said = repr(error) if self.redis_ok else tls.explained("redis", error)
+            log.warning("results_paused", extra={"polls": len(polls), "error": said})
         self._failing = True
         for poll_id, oldest_vote_us in polls.items():
             self.mark([poll_id], oldest_vote_us, traced)

@@ -1,4 +1,4 @@
-"""What must exist in RabbitMQ. Nodes declare the same command queues with the same arguments; whoever comes first wins.
+"""What must exist in RabbitMQ. A node whose account may declares the same, when it comes first.
 
 Limits (length, overflow, delivery limit) come by broker policy, which can change without declaring anything anew.
 """
@@ -20,8 +20,10 @@ CLASSIC = {"x-queue-type": "classic"}
 
 def declare(channel: Any) -> None:
     """Declare everything on a blocking channel. Repeating it changes nothing."""
+    channel.exchange_declare(names.COMMANDS_EXCHANGE, "direct", durable=True)
     for queue in names.COMMAND_QUEUES:
         declare_queue(channel, queue)
+        channel.queue_bind(queue, names.COMMANDS_EXCHANGE, queue)
     channel.exchange_declare(names.NODES_EXCHANGE, "fanout", durable=True)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 from playhouse.migrations import Migration, MigrationError, Runner
 
+from models import accounts
 from models.database import Database, open_database
 from models.runtime.settings import DatabaseSettings
 
@@ -20,12 +21,18 @@ _UNLOCK = "SELECT pg_advisory_unlock(%s)"
 LOCK_TIMEOUT_S = 5
 _LOCK_TIMEOUT = f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'"
 _STATEMENT_LIMIT_S = 3600.0
+_GROUPS = "SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)"
 
 
 def migrate_up(settings: DatabaseSettings, to: int | None = None, folder: Path = FOLDER) -> list[str]:
-    """Apply what is pending, up to and including number ``to``. Returns the names applied."""
+    """Apply what is pending, up to and including number ``to``, and grant what the accounts may do in the tables.
+
+    Returns the names applied.
+    """
     with migration_runner(settings, folder) as runner:
-        return runner.up(None if to is None else _named(runner, to))
+        applied: list[str] = runner.up(None if to is None else _named(runner, to))
+        _grant(runner)
+        return applied
 
 
 def migrate_down(settings: DatabaseSettings, to: int | None = None, folder: Path = FOLDER) -> list[str]:
@@ -41,6 +48,15 @@ def migration_status(settings: DatabaseSettings) -> list[Migration]:
     """Every migration in order; ``applied`` is None for one that is pending."""
     with migration_runner(settings) as runner:
         return runner.status()
+
+
+def _grant(runner: Runner) -> None:
+    """To those groups that exist: an installation may do with one account for everything."""
+    db = runner.database
+    groups = [name for (name,) in db.execute_sql(_GROUPS, ([*accounts.TABLES, accounts.READER],))]
+    with db.atomic():
+        for statement in accounts.grants(groups, db.get_tables()):
+            db.execute_sql(statement)
 
 
 def _named(runner: Runner, number: int) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from models.runtime import tls
 from models.runtime.signing_keys import KeysUnusable
 
 if TYPE_CHECKING:
@@ -37,10 +38,16 @@ _DAY_S = 86_400
 
 def contradictions(settings: Settings) -> list[str]:
     """One line for each, beginning with the key to change."""
-    problems = [*_addresses(settings), *_edge(settings), *_times(settings), *_sizes(settings)]
+    production = settings.environment == "production"
+    problems = [*_addresses(settings)]
+    if not problems:  # else a part of a password could be taken for a host, and be told
+        problems += tls.contradictions("database", settings.database, production)
+        problems += tls.contradictions("broker", settings.broker, production)
+        problems += tls.contradictions("redis", settings.redis, production)
+    problems += [*_edge(settings), *_times(settings), *_sizes(settings)]
     if settings.environment in DEPLOYED:
         problems += _deployed(settings)
-    if settings.environment == "production" and settings.limits.unlimited:
+    if production and settings.limits.unlimited:
         problems.append("limits.unlimited: refused in production")
     return problems
 
@@ -123,7 +130,7 @@ def _deployed(settings: Settings) -> Iterator[str]:
         yield f"audit.address_key: the development default is refused in {environment}"
     if any("guest:guest@" in url for url in settings.broker.urls):
         yield f"broker.url: RabbitMQ's default account is refused in {environment}"
-    if _trusts_everybody(settings.database.url):
+    if _trusts_everybody(settings.database.url) and not settings.database.certificate_file:
         yield f"database.url: an account without password or certificate is refused in {environment}"
     if not security.secure_cookies:
         yield f"security.secure_cookies: must be true in {environment}"

@@ -86,7 +86,22 @@ class SecretSettings(Section):
     aws_secret: str
 
 
-class DatabaseSettings(Section):
+class ServerSettings(Section):
+    """How we speak to a server; ``models.runtime.tls`` makes connections of it. Plain where ``ca_file`` is empty."""
+
+    url: str
+    ca_file: str
+    certificate_file: str
+    key_file: str
+    plain_allowed: bool
+
+    @property
+    def urls(self) -> list[str]:
+        """Every address in these settings."""
+        return [self.url]
+
+
+class DatabaseSettings(ServerSettings):
     url: DatabaseUrl
     replica_url: ReplicaUrl
     replica_max_lag_s: Seconds
@@ -96,8 +111,13 @@ class DatabaseSettings(Section):
     statement_timeout_s: Seconds
     call_deadline_s: Seconds
 
+    @property
+    def urls(self) -> list[str]:
+        """The primary's and, where there is one, the standby's."""
+        return [self.url, *filter(None, [self.replica_url])]
 
-class BrokerSettings(Section):
+
+class BrokerSettings(ServerSettings):
     url: BrokerUrl
     window_messages: Count
     publish_timeout_s: Seconds
@@ -111,7 +131,7 @@ class BrokerSettings(Section):
         return [url.strip() for url in self.url.split(",")]
 
 
-class RedisSettings(Section):
+class RedisSettings(ServerSettings):
     url: RedisUrl
     timeout_s: Seconds
     reconnect_max_s: Seconds

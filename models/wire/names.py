@@ -9,6 +9,10 @@ MEMBERS_QUEUE = "members"
 AUDIT_QUEUE = "audit"
 COMMAND_QUEUES = (VOTES_QUEUE, HOST_QUEUE, MEMBERS_QUEUE, AUDIT_QUEUE)
 
+# Nodes send commands to this direct exchange, to which each command queue is bound under its name: by the default
+# exchange, which leads to every queue, a node could write into any.
+COMMANDS_EXCHANGE = "votemill.commands"
+
 # Every node's reply queue is bound to this fan-out exchange; answers to one node go to its queue by name.
 NODES_EXCHANGE = "votemill.nodes"
 

@@ -54,11 +54,14 @@ job "votemill-postgres" {
         ports    = ["sql"]
         shm_size = 268435456
         # Durability stays as PostgreSQL has it: fsync, synchronous_commit and full_page_writes on.
-        args = ["postgres", "-c", "max_connections=300", "-c", "wal_keep_size=1GB"]
+        args = [
+          "postgres", "-c", "max_connections=300", "-c", "wal_keep_size=1GB", "-c", "ssl=on",
+          "-c", "ssl_cert_file=/secrets/server.pem", "-c", "ssl_key_file=/secrets/server.key",
+          "-c", "hba_file=/local/pg_hba.conf",
+        ]
       }
 
       env {
-        POSTGRES_USER          = "votemill"
         POSTGRES_DB            = "votemill"
         POSTGRES_PASSWORD_FILE = "${NOMAD_SECRETS_DIR}/password"
       }
@@ -74,6 +77,38 @@ job "votemill-postgres" {
         change_mode = "noop"
         data        = <<EOT
 {{ with nomadVar "nomad/jobs/votemill-postgres" }}{{ .password }}{{ end }}
+EOT
+      }
+
+      # Over the network TLS alone; who is in the container may do everything anyway.
+      template {
+        destination = "local/pg_hba.conf"
+        change_mode = "noop"
+        data        = <<EOT
+local   all all     trust
+hostssl all all all scram-sha-256
+EOT
+      }
+
+      # Of user 999, postgres in the image, and closed to others: it refuses a key that is not.
+      template {
+        destination   = "${NOMAD_SECRETS_DIR}/server.pem"
+        change_mode   = "signal"
+        change_signal = "SIGHUP"
+        data          = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-postgres" }}{{ .certificate }}{{ end }}
+EOT
+      }
+
+      template {
+        destination   = "${NOMAD_SECRETS_DIR}/server.key"
+        change_mode   = "signal"
+        change_signal = "SIGHUP"
+        perms         = "0400"
+        uid           = 999
+        gid           = 999
+        data          = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-postgres" }}{{ .key }}{{ end }}
 EOT
       }
 

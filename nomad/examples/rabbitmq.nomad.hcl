@@ -33,8 +33,8 @@ job "votemill-rabbitmq" {
     network {
       mode = "host"
 
-      port "amqp" {
-        static = 5672
+      port "amqps" {
+        static = 5671
       }
       port "epmd" {
         static = 4369
@@ -46,7 +46,7 @@ job "votemill-rabbitmq" {
 
     service {
       name     = "votemill-rabbitmq"
-      port     = "amqp"
+      port     = "amqps"
       provider = "nomad"
 
       check {
@@ -98,12 +98,18 @@ cluster_formation.classic_config.nodes.${number + 1} = rabbit@${host}
 %{ endfor ~}
 cluster_partition_handling = pause_minority
 load_definitions = /secrets/definitions.json
+listeners.tcp = none
+listeners.ssl.default = 5671
+ssl_options.certfile = /secrets/server.pem
+ssl_options.keyfile = /secrets/server.key
+ssl_options.versions.1 = tlsv1.3
+ssl_options.versions.2 = tlsv1.2
 disk_free_limit.absolute = 1GB
 raft.wal_max_size_bytes = 67108864
 EOT
       }
 
-      # The account and docker/rabbitmq/policies.json, as scripts/compose-secrets makes them for compose.
+      # The accounts and docker/rabbitmq/policies.json: rabbitmq.json of scripts/accounts.
       template {
         destination = "${NOMAD_SECRETS_DIR}/definitions.json"
         change_mode = "noop"
@@ -119,6 +125,26 @@ EOT
         uid         = 999
         gid         = 999
         data        = "{{ with nomadVar \"nomad/jobs/votemill-rabbitmq\" }}{{ .erlang_cookie }}{{ end }}"
+      }
+
+      # Read again by RabbitMQ within minutes.
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/server.pem"
+        change_mode = "noop"
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-rabbitmq" }}{{ .certificate }}{{ end }}
+EOT
+      }
+
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/server.key"
+        change_mode = "noop"
+        perms       = "0400"
+        uid         = 999
+        gid         = 999
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-rabbitmq" }}{{ .key }}{{ end }}
+EOT
       }
 
       resources {

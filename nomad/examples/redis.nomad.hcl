@@ -56,7 +56,40 @@ appendonly no
 dir /local
 maxmemory 1500mb
 maxmemory-policy noeviction
-{{ with nomadVar "nomad/jobs/votemill-redis" }}requirepass {{ .password }}{{ end }}
+aclfile /secrets/users.acl
+port 0
+tls-port 6379
+tls-cert-file /secrets/server.pem
+tls-key-file /secrets/server.key
+tls-auth-clients no
+EOT
+      }
+
+      # The accounts: redis.acl of scripts/accounts.
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/users.acl"
+        change_mode = "restart"
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-redis" }}{{ .acl }}{{ end }}
+EOT
+      }
+
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/server.pem"
+        change_mode = "restart"
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-redis" }}{{ .certificate }}{{ end }}
+EOT
+      }
+
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/server.key"
+        change_mode = "restart"
+        perms       = "0400"
+        uid         = 999
+        gid         = 999
+        data        = <<EOT
+{{ with nomadVar "nomad/jobs/votemill-redis" }}{{ .key }}{{ end }}
 EOT
       }
 

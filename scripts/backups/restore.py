@@ -108,13 +108,16 @@ def restore_beside(folder: RunFolder, to: datetime | None, beside: Path) -> int:
         _copy(folder, to, cluster)
     port, log = ports.any_free(), cluster.with_name(f"{cluster.name}.log")
     # It must not write into the archive, which belongs to the present database.
-    argv = [str(postgres.binary("postgres")), "-D", str(cluster), *postgres.options(port, archive_mode="off")]
+    whole_url = read_env(folder.env_file)["DATABASE_URL"]
+    encryption = postgres.encryption((folder.data / "postgres").resolve()) if "sslmode=" in whole_url else {}
+    options = postgres.options(port, archive_mode="off", **encryption)
+    argv = [str(postgres.binary("postgres")), "-D", str(cluster), *options]
     user = account("postgres")
     with log.open("w") as out:
         server = subprocess.Popen(
             argv, env=server_env(cluster), cwd=cluster, user=user, group=user, stdout=out, stderr=subprocess.STDOUT
         )
-    url = re.sub(r":\d+/", f":{port}/", read_env(folder.env_file)["DATABASE_URL"])
+    url = re.sub(r":\d+/", f":{port}/", whole_url)
     try:
         with step("log from the archive", announce=True):
             _wait_recovered(url, log, 0)

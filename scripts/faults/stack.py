@@ -84,6 +84,8 @@ class RunningStack:
             "--synchronous": "SYNCHRONOUS",
             "--backup": "PGBACKREST_CONFIG",
             "--metrics": "GRAPHITE_URL",
+            "--tls": "TLS",
+            "--accounts": "ACCOUNTS",
         }
         return options + ["--unlimited"] * unlimited + [option for option, name in known.items() if name in self.env]
 

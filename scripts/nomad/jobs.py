@@ -56,6 +56,14 @@ class Resolved:
             for name, task in group.get("task", {}).items():
                 yield name, task, group
 
+    def variables_of(self, wanted: dict[str, Any]) -> Iterator[str]:
+        """The paths of the Nomad variables that a task may read: its job's, its group's and its own."""
+        own = f"nomad/jobs/{self.job.name}"
+        for group_name, group in self.groups():
+            for name, task in group.get("task", {}).items():
+                if task is wanted:
+                    yield from (own, f"{own}/{group_name}", f"{own}/{group_name}/{name}")
+
 
 def parse(file: Path) -> dict[str, Any]:
     """:raises BadJob: with the parser's own words"""

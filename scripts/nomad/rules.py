@@ -12,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import trustme
+
 from models.runtime import reading
 from models.runtime.settings import SECTIONS, Settings, SettingsError, load
 from scripts.configuration import STAND_INS
@@ -116,8 +118,12 @@ def _secrets(resolved: Resolved) -> Iterator[str]:
             used = re.findall(r'nomadVar "([^"]+)"', template["data"])
             if used and not template["destination"].startswith(("${NOMAD_SECRETS_DIR}/", "NOMAD_SECRETS_DIR")):
                 yield f"{name}: {template['destination']} holds secrets and must lie in ${{NOMAD_SECRETS_DIR}}"
-            own = f"nomad/jobs/{resolved.job.name}"
-            yield from (f"{name}: may not read the Nomad variable {path}, only {own}" for path in used if path != own)
+            own = list(resolved.variables_of(task))
+            yield from (
+                f"{name}: may not read the Nomad variable {path}, only {' or '.join(own)}"
+                for path in used
+                if path not in own
+            )
 
 
 def _ours(resolved: Resolved) -> Iterator[str]:
@@ -143,7 +149,7 @@ def _settings(resolved: Resolved, name: str, role: str, task: dict[str, Any], gr
     given.pop("VOTEMILL_DATABASE__REPLICA_URL", None)
     files = [Path(template["destination"]).name for template in templates]
     try:
-        with TemporaryDirectory() as folder, _only(given | _stand_in_files(given, files, Path(folder))):
+        with TemporaryDirectory() as folder, _only(_secure(given | _stand_in_files(given, files, Path(folder)))):
             settings = load(unused=_UNUSED[role])
     except SettingsError as error:
         yield from (f"{name}: {problem}" for problem in error.problems)
@@ -164,18 +170,29 @@ def _times(name: str, role: str, task: dict[str, Any], group: dict[str, Any], se
 
 
 def _stand_in_files(given: dict[str, str], files: list[str], folder: Path) -> dict[str, str]:
-    """Where templates would put files of secrets, such with secrets of no value."""
+    """Where templates would put files of secrets and CAs, such of no value."""
     found = {}
     if given.get(f"{_STORE}PROVIDER") == "files":
         found[f"{_STORE}FOLDER"] = str(folder)
         for name in set(files) - {"database.replica_url"}:
-            (folder / name).write_text(STAND_INS.get(reading.variable(*name.split(".")), _STANDS_IN))
+            (folder / name).write_text(_secure(given | STAND_INS).get(reading.variable(*name.split(".")), _STANDS_IN))
     keys_file = "VOTEMILL_SECURITY__SIGNING_KEYS_FILE"
     if keys_file in given:
         found[keys_file] = str(folder / "signing-keys.json")
         keys = {"keys": [{"key": STAND_INS["VOTEMILL_AUDIT__ADDRESS_KEY"]}]}
         Path(found[keys_file]).write_text(json.dumps(keys))
-    return found
+    trustme.CA().cert_pem.write_to_path(folder / "ca.pem")
+    return found | {name: str(folder / "ca.pem") for name in given if name.endswith("__CA_FILE")}
+
+
+def _secure(given: dict[str, str]) -> dict[str, str]:
+    """The addresses as they must be where CAs are named."""
+    secure = dict(given)
+    for section, scheme in (("BROKER", "amqp"), ("REDIS", "redis")):
+        url = f"VOTEMILL_{section}__URL"
+        if url in given and f"VOTEMILL_{section}__CA_FILE" in given:
+            secure[url] = given[url].replace(f"{scheme}://", f"{scheme}s://")
+    return secure
 
 
 @contextmanager

@@ -99,6 +99,8 @@ def _start_servers(plan: Plan, supervisor: Supervisor) -> None:
     def database() -> None:
         if "postgres" in plan.private:
             _start_server("postgres", plan, supervisor)
+        if "postgres" in plan.private and plan.options.accounts:
+            postgres.let_roles_in(plan)
         if plan.options.backup:
             with step("archive for backups"):
                 postgres.let_backups_in(plan)
@@ -169,7 +171,7 @@ def _start_tiers(plan: Plan, ours: list[Program], supervisor: Supervisor) -> Non
         if count:
             name = "worker-1" if queue == "votes" else "host-worker-1"
             with step(f"{count} worker{'s' * (count > 1)} for {queue}"):
-                _wait_ready(name, lambda: consumers(plan.urls["broker"], queue) >= count, plan, supervisor)  # noqa: B023
+                _wait_ready(name, lambda: consumers(plan.whole_urls["broker"], queue) >= count, plan, supervisor)  # noqa: B023
     if plan.options.nodes and plan.options.workers and plan.options.host_workers:
         with step("nodes and workers know each other"):
             for program in ours:

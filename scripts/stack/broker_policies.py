@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 
+from scripts import server_accounts
 from scripts.stack.run_folder import RunFolder
 from scripts.stack.services import rabbitmq
 
@@ -20,7 +21,7 @@ def main() -> int:
         return 1
     # The broker's account may not be able to read the checkout.
     copy = data.resolve() / "policies.json"
-    shutil.copyfile(rabbitmq.POLICIES, copy)
+    shutil.copyfile(server_accounts.POLICIES, copy)
     copy.chmod(0o644)
     return rabbitmq.run_ctl(folder, ["import_definitions", str(copy)])
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from scripts.stack import ports
+from models import accounts
+from scripts.stack import certificates, ports
 from scripts.stack.progress import StepFailed
 from scripts.stack.run_folder import ROOT, RunFolder
 
@@ -32,6 +33,8 @@ class Options:
     synchronous: bool = False
     backup: bool = False
     metrics: bool = False
+    tls: bool = False
+    accounts: bool = False
     also_install: list[str] = field(default_factory=list)
 
 
@@ -82,6 +85,23 @@ class Plan:
     def node_urls(self) -> list[str]:
         return [f"http://{ports.LOOPBACK}:{port}" for port in self.node_ports.values()]
 
+    @property
+    def whole_urls(self) -> dict[str, str]:
+        """The addresses for tools that don't know our settings."""
+        if not self.options.tls:
+            return self.urls
+        private = {SERVERS[name] for name in self.private} | {"replica"}
+        return {
+            name: certificates.whole_url(url, self.folder) if name in private else url
+            for name, url in self.urls.items()
+        }
+
+    def urls_of(self, account: str) -> dict[str, str]:
+        """The addresses for one of models.accounts; those of the private servers."""
+        if not self.options.accounts:
+            return self.urls
+        return self.urls | _private_urls(self.folder, self.private, self.ports, self.options, account)
+
     def data_of(self, server: str) -> Path:
         """The server's own folder; a link when the server's account could not reach the run folder."""
         return self.folder.data / server
@@ -105,6 +125,8 @@ def make_plan(options: Options, folder: RunFolder) -> Plan:
         raise StepFailed("--synchronous is about the standby of --replica")
     if options.backup and "postgres" not in private:
         raise StepFailed("--backup archives the stack's own PostgreSQL, but an existing one is named")
+    if options.tls:
+        certificates.make(folder)  # before several servers ask for them at once
     known = folder.remembered()
     wanted = [*private, "rabbitmq-dist"] + ["standby"] * options.replica
     wanted += [*METRIC_SERVERS, "carbon-query"] if options.metrics else []
@@ -117,7 +139,7 @@ def make_plan(options: Options, folder: RunFolder) -> Plan:
         options=options,
         folder=folder,
         environment=environment,
-        urls=urls | _private_urls(folder, private, chosen),
+        urls=urls | _private_urls(folder, private, chosen, options),
         private=private,
         ports=chosen,
         broker_node=broker_node,
@@ -158,15 +180,26 @@ def server_env(home: Path) -> dict[str, str]:
     return {"PATH": f"{path}:/usr/sbin:/sbin", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "HOME": str(home)}
 
 
-def _private_urls(folder: RunFolder, private: list[str], chosen: dict[str, int]) -> dict[str, str]:
+def _private_urls(
+    folder: RunFolder, private: list[str], chosen: dict[str, int], options: Options, account: str | None = None
+) -> dict[str, str]:
+    """For an account, or for the one that may do everything; without the servers that don't know it."""
     urls = {}
-    for server, name in (("postgres", "database"), ("standby", "replica")):
-        if server in chosen:
-            password = quote(folder.secret("database-password"))
-            urls[name] = f"postgresql://votemill:{password}@{ports.LOOPBACK}:{chosen[server]}/votemill"
-    if "rabbitmq" in private:
-        password = quote(folder.secret("broker-password"))
-        urls["broker"] = f"amqp://votemill:{password}@{ports.LOOPBACK}:{chosen['rabbitmq']}/%2F"
+    secure = "s" if options.tls else ""
+    if account is None or account in accounts.GROUPS:
+        login = _login(folder, "database", account)
+        for server, name in (("postgres", "database"), ("standby", "replica")):
+            if server in chosen:
+                urls[name] = f"postgresql://{login}{ports.LOOPBACK}:{chosen[server]}/votemill"
+    if "rabbitmq" in private and (account is None or account in accounts.PERMISSIONS):
+        login = _login(folder, "broker", account)
+        urls["broker"] = f"amqp{secure}://{login}{ports.LOOPBACK}:{chosen['rabbitmq']}/%2F"
     if "redis" in private:
-        urls["redis"] = f"redis://{ports.LOOPBACK}:{chosen['redis']}/0"
+        login = _login(folder, "redis", account or accounts.OPERATOR) if options.accounts else ""
+        urls["redis"] = f"redis{secure}://{login}{ports.LOOPBACK}:{chosen['redis']}/0"
     return urls
+
+
+def _login(folder: RunFolder, server: str, account: str | None) -> str:
+    password = folder.secret(f"{server}-{account}" if account else f"{server}-password")
+    return f"{account or accounts.OWNER}:{quote(password)}@"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from models.wire.names import HOST_QUEUE, VOTES_QUEUE
+from scripts.faults.stack import read_env
 from scripts.stack.bring_up import READY_WITHIN_S, consumers, install_npm
 from scripts.stack.program import launch_file
 from scripts.stack.progress import StepFailed, say, step
@@ -38,6 +39,7 @@ class Process:
     def __init__(self, folder: RunFolder, name: str) -> None:
         self.name = name
         self.kind = name.rpartition("-")[0]
+        self._broker = read_env(folder.env_file)["AMQP_URL"]
         self._file = launch_file(folder, name)
         self._description: dict[str, Any] = json.loads(self._file.read_text())
         self._env: dict[str, str] = self._description["env"]
@@ -53,10 +55,9 @@ class Process:
         if self.kind == "node":
             port = int(self._env["VOTEMILL_NODE__PORT"])
             return lambda: haproxy.answers_ready(port)
-        broker = self._env["VOTEMILL_BROKER__URL"]
         queue = VOTES_QUEUE if self.kind == "worker" else HOST_QUEUE
-        wanted = consumers(broker, queue) + (0 if works else 1)
-        return lambda: consumers(broker, queue) >= wanted
+        wanted = consumers(self._broker, queue) + (0 if works else 1)
+        return lambda: consumers(self._broker, queue) >= wanted
 
 
 class RollingRestart:

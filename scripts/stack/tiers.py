@@ -11,9 +11,10 @@ from pathlib import Path
 
 import msgspec
 
+from models import accounts
 from models.runtime.signing_keys import KeyFile, SigningKey
-from scripts.stack import ports
-from scripts.stack.plan import Plan
+from scripts.stack import certificates, ports
+from scripts.stack.plan import SERVERS, Plan
 from scripts.stack.program import Program
 from scripts.stack.run_folder import ROOT, write_private
 from scripts.stack.services import haproxy, pgbackrest
@@ -33,16 +34,14 @@ def settings_env(plan: Plan) -> dict[str, str]:
     origins = [f"http://{host}:{port}" for port in dict.fromkeys(addresses) for host in ("localhost", ports.LOOPBACK)]
     variables = {
         "VOTEMILL_ENV": plan.environment,
-        "VOTEMILL_DATABASE__URL": plan.urls["database"],
-        "VOTEMILL_BROKER__URL": plan.urls["broker"],
-        "VOTEMILL_REDIS__URL": plan.urls["redis"],
+        **_addresses(plan, plan.urls),
         "VOTEMILL_LOG__FALLBACK_FOLDER": str(plan.folder.logs / "diverted"),
         "VOTEMILL_NODE__PUBLIC_URL": plan.base_url,
         "VOTEMILL_SECURITY__EXTRA_ORIGINS": f"@json {json.dumps(origins)}",
     }
-    if "postgres" in plan.private:
-        # Without a standby too: one that the caller's shell names is no copy of this database.
-        variables["VOTEMILL_DATABASE__REPLICA_URL"] = plan.urls.get("replica", "")
+    for section in (SERVERS[server] for server in plan.private):
+        files = certificates.settings(plan.folder) if plan.options.tls else dict.fromkeys(certificates.KEYS, "")
+        variables |= {f"VOTEMILL_{section}__{key}".upper(): file for key, file in files.items()}
     if not os.environ.keys() & {"VOTEMILL_SECURITY__SIGNING_KEYS", "VOTEMILL_SECURITY__SIGNING_KEYS_FILE"}:
         variables["VOTEMILL_SECURITY__SIGNING_KEYS_FILE"] = str(_signing_keys(plan))
     if "VOTEMILL_SECURITY__ADMIN_TOKEN" not in os.environ:
@@ -62,6 +61,14 @@ def settings_env(plan: Plan) -> dict[str, str]:
     return variables
 
 
+def _addresses(plan: Plan, urls: dict[str, str]) -> dict[str, str]:
+    variables = {f"VOTEMILL_{section}__URL".upper(): urls[section] for section in SERVERS.values()}
+    if "postgres" in plan.private:
+        # Without a standby too: one that the caller's shell names is no copy of this database.
+        variables["VOTEMILL_DATABASE__REPLICA_URL"] = urls.get("replica", "")
+    return variables
+
+
 def process_env(plan: Plan) -> dict[str, str]:
     """The caller's environment, this stack's settings, and where our packages are."""
     return dict(os.environ) | settings_env(plan) | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -69,18 +76,21 @@ def process_env(plan: Plan) -> dict[str, str]:
 
 def public_env(plan: Plan) -> dict[str, str]:
     """What .run/env tells people and tools about the stack."""
-    standby = {"REPLICA_URL": plan.urls["replica"]} if plan.options.replica else {}
+    standby = {"REPLICA_URL": plan.whole_urls["replica"]} if plan.options.replica else {}
     standby |= {"SYNCHRONOUS": "yes"} if plan.options.synchronous else {}
+    guarded = {"TLS": "yes"} if plan.options.tls else {}
+    guarded |= {"ACCOUNTS": "yes"} if plan.options.accounts else {}
     backup = {"PGBACKREST_CONFIG": str(pgbackrest.configuration(plan.folder))} if plan.options.backup else {}
     metrics = {"GRAPHITE_URL": plan.graphite_url} if plan.options.metrics else {}
     return (
         standby
+        | guarded
         | backup
         | metrics
         | {
-            "DATABASE_URL": plan.urls["database"],
-            "AMQP_URL": plan.urls["broker"],
-            "REDIS_URL": plan.urls["redis"],
+            "DATABASE_URL": plan.whole_urls["database"],
+            "AMQP_URL": plan.whole_urls["broker"],
+            "REDIS_URL": plan.whole_urls["redis"],
             "BASE_URL": plan.base_url,
             "NODE_URLS": ",".join(plan.node_urls),
             "RUN_DIR": str(plan.folder.path),
@@ -113,7 +123,10 @@ def _signing_keys(plan: Plan) -> Path:
 
 
 def _node(plan: Plan, name: str) -> Program:
-    env = process_env(plan) | {
+    env = process_env(plan) | _addresses(plan, plan.urls_of(accounts.NODE))
+    # It knows nothing of the database.
+    env = {key: value for key, value in env.items() if not key.startswith("VOTEMILL_DATABASE__")}
+    env |= {
         "VOTEMILL_NODE__NAME": name,
         "VOTEMILL_NODE__HOST": ports.LOOPBACK,
         "VOTEMILL_NODE__PORT": str(plan.node_ports[name]),
@@ -122,5 +135,6 @@ def _node(plan: Plan, name: str) -> Program:
 
 
 def _worker(plan: Plan, name: str, queues: str) -> Program:
-    env = process_env(plan) | {"VOTEMILL_WORKER__NAME": name}
+    urls = plan.urls_of(accounts.VOTES_WORKER if queues == "votes" else accounts.HOST_WORKER)
+    env = process_env(plan) | _addresses(plan, urls) | {"VOTEMILL_WORKER__NAME": name}
     return Program(name, "worker", [sys.executable, "-m", "workers", queues], env, steady_after_s=3)

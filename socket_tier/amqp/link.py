@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import pika.exceptions
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel
 
+from models.runtime import tls
 from models.runtime.settings import BrokerSettings
 
 log = logging.getLogger(__name__)
@@ -67,8 +69,10 @@ class Link:
         pause_s = 0.1
         while not self._closing:
             if await self._connect():
-                pause_s = 0.1
+                opened_at = time.monotonic()
                 await self._wait_until_gone()
+                if time.monotonic() - opened_at > self._settings.reconnect_max_s:
+                    pause_s = 0.1  # not where it is let in and then refused, again and again
                 if self._up:
                     self._up = False
                     self._on_lost()
@@ -112,15 +116,10 @@ class Link:
         opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._gone = asyncio.Event()
         self.blocked = False
-        parameters = pika.URLParameters(self._urls[0])
-        self._urls.rotate(-1)
-        parameters.heartbeat = self._settings.heartbeat_s
-        parameters.socket_timeout = parameters.stack_timeout = CONNECT_DEADLINE_S
-        parameters.client_properties = {"connection_name": f"votemill {self.name}"}
 
         def failed(_connection: Any, error: Any) -> None:
             if not opened.done():
-                log.warning("broker_connect_failed", extra={"link": self.name, "error": repr(error)})
+                log.warning("broker_connect_failed", extra={"link": self.name, "error": tls.explained("broker", error)})
                 opened.set_result(False)
                 self.on_failed_login()
 
@@ -143,6 +142,11 @@ class Link:
                 failed(_connection, error)
             gone.set()
 
+        try:
+            parameters = self._parameters()
+        except OSError as error:  # a file of certificates that is just being replaced
+            failed(None, error)
+            return False
         connection = AsyncioConnection(
             parameters, on_open_callback=ready, on_open_error_callback=failed, on_close_callback=closed
         )
@@ -153,6 +157,17 @@ class Link:
             log.warning("broker_connect_timed_out", extra={"link": self.name})
             self._abandon(connection)
             return False
+
+    def _parameters(self) -> pika.URLParameters:
+        """Those of the next broker in turn."""
+        parameters = pika.URLParameters(self._urls[0])
+        self._urls.rotate(-1)
+        if (context := tls.context(self._settings)) is not None:
+            parameters.ssl_options = pika.SSLOptions(context, parameters.host)
+        parameters.heartbeat = self._settings.heartbeat_s
+        parameters.socket_timeout = parameters.stack_timeout = CONNECT_DEADLINE_S
+        parameters.client_properties = {"connection_name": f"votemill {self.name}"}
+        return parameters
 
     def _channel_closed(self, channel: Channel, gone: asyncio.Event) -> None:
         # RabbitMQ closes a channel on a protocol error; a connection without its channel is of no use.

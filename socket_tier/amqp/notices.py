@@ -23,7 +23,8 @@ class NoticeInbox:
     """One queue of this node's own, bound to the fan-out exchange.
 
     The queue is exclusive and dies with the connection: what was missed in between is read anew by whoever listens to
-    ``on_gap``, called after each reconnect. ``on_notice`` must not block.
+    ``on_gap``, called after each reconnect. ``on_notice`` must not block. Until the publisher or a worker has made the
+    exchange, it is tried again and again.
     """
 
     def __init__(
@@ -50,7 +51,6 @@ class NoticeInbox:
     def _opened(self, channel: Channel) -> None:
         # max-length: a node that doesn't read must not fill the broker; what is dropped is repaired by the next read.
         arguments = {"x-max-length": 50_000, "x-overflow": "drop-head"}
-        channel.exchange_declare(names.NODES_EXCHANGE, "fanout", durable=True)
         channel.queue_declare(self._queue, exclusive=True, auto_delete=True, arguments=arguments)
         channel.queue_bind(self._queue, names.NODES_EXCHANGE)
         # Acked on delivery: the queue lives no longer than this connection, so nothing could be delivered again.

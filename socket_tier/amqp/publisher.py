@@ -18,6 +18,7 @@ from socket_tier.refusals import BrokerUnavailable, NodeBusy
 
 log = logging.getLogger(__name__)
 
+_NOT_FOUND = 404  # AMQP's reply code
 _EXPIRY_CHECK_S = 0.25
 # Confirms take a few milliseconds; a broker that has confirmed nothing for this long is hung, blocked or on fire.
 _STALLED_S = 1.5
@@ -47,6 +48,7 @@ class Publisher:
         self._metrics = metrics
         self._channel: Channel | None = None
         self._next_tag = 1
+        self._something_missing = False
         self._unconfirmed: dict[int, _Unconfirmed] = {}  # delivery tag -> message, oldest first
         self._unclear: list[_Unconfirmed] = []  # waiting for the connection to come back
         self._properties = pika.BasicProperties(delivery_mode=2, content_type="application/json")
@@ -130,10 +132,24 @@ class Publisher:
             pass
 
     def _opened(self, channel: Channel) -> None:
+        """See that workers have made what this node writes to, or make it, as they do, where one was missing.
+
+        To make it takes rights that let an account delete it, too: one that lacks them waits for a worker to come.
+        """
+        channel.add_on_close_callback(self._channel_closed)
+        look = not self._something_missing
+        channel.exchange_declare(names.COMMANDS_EXCHANGE, "direct", passive=look, durable=True)
         for queue in names.COMMAND_QUEUES:
-            # The same declaration as the workers': whoever comes first makes the queue, limits come by policy.
-            channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
-        channel.exchange_declare(names.NODES_EXCHANGE, "fanout", durable=True)
+            # Limits come by policy.
+            channel.queue_declare(queue, passive=look, durable=True, arguments={"x-queue-type": "quorum"})
+            if not look:
+                channel.queue_bind(queue, names.COMMANDS_EXCHANGE, queue)
+        # The last one's answer says that all of them are there.
+        channel.exchange_declare(
+            names.NODES_EXCHANGE, "fanout", passive=look, durable=True, callback=lambda _frame: self._usable(channel)
+        )
+
+    def _usable(self, channel: Channel) -> None:
         channel.confirm_delivery(self._settled)
         channel.add_on_return_callback(self._returned)
         self._channel = channel
@@ -144,6 +160,9 @@ class Publisher:
             self._send(message)
         log.info("publisher_ready", extra={"sent_again": len(unclear)})
         self.connected.set()
+
+    def _channel_closed(self, _channel: Channel, reason: Exception) -> None:
+        self._something_missing = getattr(reason, "reply_code", None) == _NOT_FOUND
 
     def _lost(self) -> None:
         self._channel = None

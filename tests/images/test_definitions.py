@@ -67,6 +67,12 @@ def test_our_containers_can_write_nothing_and_gain_nothing(services: dict[str, A
     assert published == ["127.0.0.1:4000:8080", "127.0.0.1:3000:3000"]
 
 
+@pytest.mark.proves("FR-024")
+def test_each_role_is_given_its_own_accounts_alone(services: dict[str, Any]) -> None:
+    for ours in ("migrate", "node", "votes-worker", "host-worker"):
+        assert services[ours]["env_file"] == f"../.run-compose/{ours}.env"
+
+
 @pytest.mark.proves("FR-027")
 def test_containers_get_the_time_that_they_need_to_stop(services: dict[str, Any]) -> None:
     settings = load()

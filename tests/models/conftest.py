@@ -15,6 +15,10 @@ from models.tables import TABLES
 
 PATIENT = DatabaseSettings(
     url="",
+    ca_file="",
+    certificate_file="",
+    key_file="",
+    plain_allowed=False,
     replica_url="",
     replica_max_lag_s=5,
     pool_size=6,

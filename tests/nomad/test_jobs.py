@@ -83,7 +83,19 @@ MISTAKES = [
         'nomadVar "nomad/jobs/votemill-worker"',
         "may not read the Nomad variable",
     ),
+    (
+        "worker.nomad.hcl",
+        'nomadVar "nomad/jobs/votemill-worker/votes"',
+        'nomadVar "nomad/jobs/votemill-worker/host"',
+        "votes: may not read the Nomad variable nomad/jobs/votemill-worker/host",
+    ),
     # settings that the processes would refuse
+    (
+        "worker.nomad.hcl",
+        'VOTEMILL_DATABASE__CA_FILE    = "${NOMAD_SECRETS_DIR}/ca.pem"\n',
+        "",
+        "votes: database.ca_file: a plain connection to database is refused in production",
+    ),
     (
         "node.nomad.hcl",
         "VOTEMILL_NODE__PUBLIC_URL ",

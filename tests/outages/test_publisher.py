@@ -27,6 +27,10 @@ class FakeChannel:
             raise pika.exceptions.ChannelWrongStateError("Channel is closed.")
         self.published.append(body)
 
+    def exchange_declare(self, *_: Any, callback: Any = None, **__: Any) -> None:
+        if callback is not None:
+            callback(None)
+
     def __getattr__(self, _name: str) -> Any:
         return lambda *_, **__: SimpleNamespace()
 

@@ -6,6 +6,7 @@ import struct
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
+import msgspec
 import pytest
 import uvloop
 
@@ -20,7 +21,7 @@ from tests.socket_tier.waiting import eventually
 
 
 def settings(url: str) -> RedisSettings:
-    return RedisSettings(url=url, timeout_s=0.5, reconnect_max_s=1, room_ttl_s=600)
+    return msgspec.structs.replace(load().redis, url=url)
 
 
 def metrics() -> NodeMetrics:

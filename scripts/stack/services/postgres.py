@@ -10,7 +10,9 @@ from pathlib import Path
 import psycopg2
 import psycopg2.extensions
 
-from scripts.stack import ports
+from models import accounts
+from scripts import server_accounts
+from scripts.stack import certificates, ports
 from scripts.stack.data_folders import make_data_folder, write_for_server
 from scripts.stack.plan import Plan, account, server_env
 from scripts.stack.program import Program
@@ -21,6 +23,13 @@ NAME = "postgres"
 ADMIN = "postgres"
 STANDBY = "standby"  # under which name it follows
 
+# For --tls. Those without a certificate are the stack's own tools.
+_TLS_ONLY = """\
+hostssl all {tools} 127.0.0.1/32 scram-sha-256
+hostssl replication {tools} 127.0.0.1/32 scram-sha-256
+hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca
+"""
+
 
 def program(plan: Plan) -> Program:
     """The postmaster. SIGINT is its fast shutdown: sessions are cut, a checkpoint is written."""
@@ -29,6 +38,8 @@ def program(plan: Plan) -> Program:
     more = pgbackrest.archiving(plan.folder) if plan.options.backup else {}
     if plan.options.synchronous:
         more["synchronous_standby_names"] = STANDBY
+    if plan.options.tls:
+        more |= encryption(data)
     argv = [str(binary("postgres")), "-D", str(data / "cluster"), *options(plan.ports[NAME], **more)]
     return Program(NAME, "server", argv, server_env(data), cwd=data, user=user, stop_signal="INT")
 
@@ -52,6 +63,25 @@ def options(port: int, **more: str) -> list[str]:
     return [word for key, value in (settings | more).items() for word in ("-c", f"{key}={value}")]
 
 
+def encryption(data: Path) -> dict[str, str]:
+    """Settings under which the server in this folder, prepared for it, takes TLS alone."""
+    return {
+        "ssl": "on",
+        "ssl_ca_file": str(data / certificates.CA),
+        "ssl_cert_file": str(data / f"{certificates.SERVER}.pem"),
+        "ssl_key_file": str(data / f"{certificates.SERVER}.key"),
+        "hba_file": str(data / "pg_hba.conf"),
+    }
+
+
+def prepare_encryption(plan: Plan, data: Path) -> None:
+    """The files that ``encryption`` names."""
+    if plan.options.tls:
+        certificates.give_to_server(plan.folder, data)
+        tools = f"{ADMIN},votemill_standby,{pgbackrest.ROLE}"
+        write_for_server(data / "pg_hba.conf", _TLS_ONLY.format(tools=tools))
+
+
 def prepare(plan: Plan) -> None:
     """Make the cluster, the first time only.
 
@@ -60,6 +90,7 @@ def prepare(plan: Plan) -> None:
     user = account("postgres")
     data = make_data_folder(plan.folder, NAME, user)
     cluster = data / "cluster"
+    prepare_encryption(plan, data)
     if plan.options.backup:
         pgbackrest.prepare(plan, cluster)
     if (cluster / "PG_VERSION").exists():
@@ -91,7 +122,7 @@ def prepare(plan: Plan) -> None:
 def is_ready(plan: Plan) -> bool:
     """Whether the application's role can log in and query; makes role and database when they are missing."""
     try:
-        psycopg2.connect(plan.urls["database"], connect_timeout=2).close()
+        psycopg2.connect(plan.whole_urls["database"], connect_timeout=2).close()
     except psycopg2.OperationalError as error:
         # Until the role exists, the server answers as to a wrong password.
         if "authentication failed" in str(error) or "does not exist" in str(error):
@@ -107,6 +138,15 @@ def _make_role_and_database(plan: Plan) -> None:
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = 'votemill'")
         if not cursor.fetchone():
             cursor.execute("CREATE DATABASE votemill OWNER votemill")
+
+
+def let_roles_in(plan: Plan) -> None:
+    """The accounts of our processes; idempotent."""
+    with as_admin(plan) as cursor:
+        for statement in server_accounts.database_statements(
+            server_accounts.passwords(plan.folder, "database", accounts.GROUPS)
+        ):
+            cursor.execute(statement)
 
 
 def let_backups_in(plan: Plan) -> None:

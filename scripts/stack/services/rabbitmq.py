@@ -1,9 +1,7 @@
-"""The private RabbitMQ: a node of its own name, one user of ours, and the queue limits as policies."""
+"""The private RabbitMQ: a node of its own name, our accounts, and the queue limits as policies."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -12,18 +10,18 @@ from typing import IO
 import pika
 import pika.exceptions
 
-from scripts.stack import ports
+from models import accounts
+from scripts import server_accounts
+from scripts.stack import certificates, ports
 from scripts.stack.data_folders import make_data_folder, write_for_server
 from scripts.stack.plan import Plan, account, server_env
 from scripts.stack.program import Program
-from scripts.stack.run_folder import ROOT, RunFolder
+from scripts.stack.run_folder import RunFolder
 
 NAME = "rabbitmq"
 SCRIPTS = Path("/usr/lib/rabbitmq/bin")
-POLICIES = ROOT / "docker" / "rabbitmq" / "policies.json"
 
 CONFIGURATION = """\
-listeners.tcp.default = {host}:{port}
 load_definitions = {data}/definitions.json
 log.console = true
 log.console.level = info
@@ -34,6 +32,18 @@ vm_memory_high_watermark.relative = 0.4
 # The default of 512 MB per write-ahead file would keep that much of the quorum queues in memory.
 raft.wal_max_size_bytes = 67108864
 """
+PLAIN = "listeners.tcp.default = {host}:{port}\n"
+TLS_ONLY = f"""\
+listeners.tcp = none
+listeners.ssl.default = {{host}}:{{port}}
+ssl_options.cacertfile = {{data}}/{certificates.CA}
+ssl_options.certfile = {{data}}/{certificates.SERVER}.pem
+ssl_options.keyfile = {{data}}/{certificates.SERVER}.key
+ssl_options.versions.1 = tlsv1.3
+ssl_options.versions.2 = tlsv1.2
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = true
+"""
 
 
 def program(plan: Plan) -> Program:
@@ -41,8 +51,6 @@ def program(plan: Plan) -> Program:
     user = account("rabbitmq")
     data = make_data_folder(plan.folder, NAME, user)
     env = environment(plan.broker_node, data) | {
-        "RABBITMQ_NODE_PORT": str(plan.ports[NAME]),
-        "RABBITMQ_NODE_IP_ADDRESS": ports.LOOPBACK,
         "RABBITMQ_DIST_PORT": str(plan.ports["rabbitmq-dist"]),
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput -kernel inet_dist_use_interface {127,0,0,1}",
         "RABBITMQ_ALLOW_INPUT": "1",
@@ -53,9 +61,15 @@ def program(plan: Plan) -> Program:
 def prepare(plan: Plan) -> None:
     """Write the configuration and the definitions, which RabbitMQ imports before it opens its port."""
     data = make_data_folder(plan.folder, NAME, account("rabbitmq"))
+    configuration = CONFIGURATION + (TLS_ONLY if plan.options.tls else PLAIN)
+    secrets = {accounts.OWNER: plan.folder.secret("broker-password")}
+    if plan.options.accounts:
+        secrets |= server_accounts.passwords(plan.folder, "broker", accounts.PERMISSIONS)
+    if plan.options.tls:
+        certificates.give_to_server(plan.folder, data)
     texts = {
-        "rabbitmq.conf": CONFIGURATION.format(host=ports.LOOPBACK, port=plan.ports[NAME], data=data),
-        "definitions.json": json.dumps(definitions(plan.folder.secret("broker-password")), indent=2),
+        "rabbitmq.conf": configuration.format(host=ports.LOOPBACK, port=plan.ports[NAME], data=data),
+        "definitions.json": json.dumps(server_accounts.broker_definitions(secrets), indent=2),
         "enabled_plugins": "[].\n",
     }
     for name, text in texts.items():
@@ -66,7 +80,7 @@ def is_ready(plan: Plan) -> bool:
     """Whether our user can log in. RabbitMQ listens only after it has booted and imported the definitions."""
     if ports.is_free(plan.ports[NAME]):
         return False
-    parameters = pika.URLParameters(plan.urls["broker"])
+    parameters = pika.URLParameters(plan.whole_urls["broker"])
     parameters.socket_timeout = parameters.blocked_connection_timeout = 3
     try:
         pika.BlockingConnection(parameters).close()
@@ -108,29 +122,3 @@ def run_ctl(folder: RunFolder, arguments: list[str], out: IO[str] | None = None)
         check=False,
     )
     return done.returncode
-
-
-def definitions(password: str) -> dict[str, object]:
-    """Our only user and the policies; with a user defined, RabbitMQ does not make its guest."""
-    defined: dict[str, object] = json.loads(POLICIES.read_text())
-    defined["users"] = [
-        {
-            "name": "votemill",
-            "password_hash": _password_hash(password),
-            "hashing_algorithm": "rabbit_password_hashing_sha256",
-            "tags": "administrator",
-        }
-    ]
-    defined["permissions"] = [
-        {"user": "votemill", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"},
-    ]
-    return defined
-
-
-def _password_hash(password: str) -> str:
-    """RabbitMQ's form: four bytes of salt, then SHA-256 over the salt and the password, in base64.
-
-    The salt comes from the password, so that the definitions stay the same from start to start.
-    """
-    salt = hashlib.sha256(b"salt" + password.encode()).digest()[:4]
-    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()

@@ -41,6 +41,7 @@ def program(plan: Plan) -> Program:
     primary = f"host={ports.LOOPBACK} port={plan.ports[postgres.NAME]} user={ROLE} passfile={passwords}"
     settings = postgres.options(
         plan.ports[NAME],
+        **(postgres.encryption(data) if plan.options.tls else {}),
         primary_conninfo=f"{primary} application_name={postgres.STANDBY}",
         primary_slot_name=NAME,
         wal_receiver_timeout="5s",  # a primary that is silent for so long is gone: until then the lag reads 0
@@ -68,12 +69,13 @@ def prepare(plan: Plan) -> None:
         postgres.make_role(cursor, ROLE, "REPLICATION", password)
     data = make_data_folder(plan.folder, NAME, account("postgres"))
     write_for_server(data / "passwords", f"*:*:*:{ROLE}:{password}\n")
+    postgres.prepare_encryption(plan, data)
 
 
 def is_ready(plan: Plan) -> bool:
     """Whether it answers and follows the primary."""
     try:
-        connection = psycopg2.connect(plan.urls["replica"], connect_timeout=2)
+        connection = psycopg2.connect(plan.whole_urls["replica"], connect_timeout=2)
     except psycopg2.OperationalError:
         return False
     try:

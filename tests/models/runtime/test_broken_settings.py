@@ -1,9 +1,12 @@
 """Each broken configuration stops the start with exit code 78 and a message that names the key and what is expected."""
 
+import ssl
 from pathlib import Path
 
 import pytest
+import trustme
 
+from models.runtime import tls
 from models.runtime.settings import EX_CONFIG, SETTINGS_FILE, SettingsError, load, load_or_exit
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
@@ -13,6 +16,8 @@ PRODUCTION = {
     "VOTEMILL_ENV": "production",
     "VOTEMILL_DATABASE__URL": "postgresql://votemill:of-this-test@database/votemill",  # pragma: allowlist secret
     "VOTEMILL_BROKER__URL": "amqp://votemill:of-this-test@broker/%2F",  # pragma: allowlist secret
+    "VOTEMILL_DATABASE__PLAIN_ALLOWED": "true",
+    "VOTEMILL_BROKER__PLAIN_ALLOWED": "true",
     "VOTEMILL_SECURITY__SIGNING_KEYS": '@json ["a-signing-key-of-this-test-and-no-other"]',
     "VOTEMILL_SECURITY__ORIGINS": '@json ["https://polls.example"]',
     "VOTEMILL_AUDIT__ADDRESS_KEY": "an-address-key-of-this-test-and-no-other",
@@ -93,6 +98,21 @@ BROKEN = [
     ),
     ("DATABASE__URL", "postgresql://votemill@database/x", "database.url: an account without password or certificate"),
     ("AUDIT__ADDRESS_KEY", "", "audit.address_key: expected text of at least 32 characters"),
+    # of TLS
+    ("DATABASE__PLAIN_ALLOWED", "false", "database.ca_file: a plain connection to database is refused in production"),
+    ("BROKER__PLAIN_ALLOWED", "false", "broker.ca_file: a plain connection to broker is refused in production"),
+    ("REDIS__URL", "redis://10.0.0.7/0", "redis.ca_file: a plain connection to 10.0.0.7 is refused in production"),
+    ("BROKER__URL", "amqps://u:p@broker/%2F", "broker.ca_file: must name the CAs"),
+    ("REDIS__URL", "rediss://redis/0", "redis.ca_file: must name the CAs"),
+    (
+        "DATABASE__URL",
+        "postgresql://u:p@database/x?sslmode=require",  # pragma: allowlist secret
+        "database.ca_file: must name the CAs",
+    ),
+    ("DATABASE__CA_FILE", "/no/such/file", "database.ca_file: /no/such/file: No such file or directory"),
+    ("DATABASE__CA_FILE", __file__, f"database.ca_file: {__file__}: "),
+    ("REDIS__URL", "redis://redis:65536/0", "redis.url: a port must be a number, 0..65535"),
+    ("REDIS__CERTIFICATE_FILE", "/some/file", "redis.key_file: must be given together with redis.certificate_file"),
 ]
 
 
@@ -121,6 +141,55 @@ def test_a_broken_setting_stops_the_start_and_is_named(
     assert stopped.value.code == EX_CONFIG
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"settings: {message}"), line
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """A folder with ca.pem, a certificate own.pem and its key own.key."""
+    ca = trustme.CA()
+    own = ca.issue_cert("votemill@client.invalid")
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    own.cert_chain_pems[0].write_to_path(tmp_path / "own.pem")
+    own.private_key_pem.write_to_path(tmp_path / "own.key")
+    return tmp_path
+
+
+@pytest.mark.proves("FR-028")
+def test_with_tls_to_all_servers_production_starts(production: pytest.MonkeyPatch, certificates: Path) -> None:
+    for section in ("DATABASE", "BROKER", "REDIS"):
+        production.setenv(f"VOTEMILL_{section}__PLAIN_ALLOWED", "false")
+        production.setenv(f"VOTEMILL_{section}__CA_FILE", str(certificates / "ca.pem"))
+        production.setenv(f"VOTEMILL_{section}__CERTIFICATE_FILE", str(certificates / "own.pem"))
+        production.setenv(f"VOTEMILL_{section}__KEY_FILE", str(certificates / "own.key"))
+    production.setenv("VOTEMILL_BROKER__URL", "amqps://u:p@one/%2F,amqps://u:p@two/%2F")  # pragma: allowlist secret
+    production.setenv("VOTEMILL_REDIS__URL", "rediss://redis/0")
+    settings = load()
+    context = tls.context(settings.broker)
+    assert context and context.check_hostname and context.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+@pytest.mark.proves("FR-028")
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("CERTIFICATE_FILE", "ca.pem", "broker.certificate_file: "),  # of another key
+        ("KEY_FILE", "none.key", "broker.key_file: "),
+        ("URL", "amqps://u:p@one/%2F,amqp://u:p@two/%2F", "broker.url: must begin with amqps://"),
+        ("URL", "amqps://u:p@one/%2F?ssl_options=None", "broker.url: must leave the checks of TLS to broker.ca_file"),
+    ],
+)
+def test_what_would_weaken_or_break_tls_stops_the_start(
+    production: pytest.MonkeyPatch, certificates: Path, name: str, value: str, message: str
+) -> None:
+    right = {"CA_FILE": "ca.pem", "CERTIFICATE_FILE": "own.pem", "KEY_FILE": "own.key"} | {name: value}
+    for key, file in right.items():
+        production.setenv(f"VOTEMILL_BROKER__{key}", file if key == "URL" else str(certificates / file))
+    if name != "URL":
+        production.setenv("VOTEMILL_BROKER__URL", "amqps://u:p@broker/%2F")  # pragma: allowlist secret
+    with pytest.raises(SettingsError) as error:
+        load()
+    (problem,) = error.value.problems
+    assert problem.startswith(message)
 
 
 @pytest.mark.proves("FR-024", "FR-028")

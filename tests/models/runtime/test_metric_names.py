@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.runtime import metrics, process_levels
+from models.runtime import certificates, metrics, process_levels
 from models.runtime.metrics import Metrics, Names, listed
 from models.runtime.secrets import watch
 from scripts.stack.run_folder import ROOT
@@ -21,7 +21,7 @@ TIERS = pytest.mark.parametrize("tier", [NodeMetrics, WorkerMetrics])
 def sources(tier: type[Metrics]) -> Iterator[ast.AST]:
     """The code of a tier, and of what both share, without the lists of names."""
     folder = Path(ROOT, tier.__module__.partition(".")[0])
-    shared = [Path(module.__file__) for module in (metrics, process_levels, watch)]
+    shared = [Path(module.__file__) for module in (metrics, process_levels, watch, certificates)]
     for file in [*folder.rglob("*.py"), *shared]:
         tree = ast.parse(file.read_text())
         lists = (file.name == "metrics.py" and file.parent == folder) or file in shared[:2]

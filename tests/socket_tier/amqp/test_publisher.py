@@ -12,6 +12,9 @@ import pika
 import pytest
 
 from models.runtime.settings import BrokerSettings, load
+from models.wire import names
+from models.wire.commands import RecordAudit
+from models.wire.envelope import wrap
 from scripts.stack.run_folder import RunFolder
 from scripts.stack.services import rabbitmq
 from socket_tier.amqp.publisher import Publisher
@@ -99,6 +102,21 @@ async def test_a_message_that_no_queue_takes_is_an_error(publisher: Publisher) -
     with pytest.raises(BrokerUnavailable) as error:
         await publisher.publish("", "no-such-queue", b"lost")
     assert not error.value.unclear
+
+
+async def test_a_node_makes_what_it_misses_where_its_account_may(settings: BrokerSettings, channel: Any) -> None:
+    # Given a broker that has lost the way to the queues
+    channel.exchange_delete(names.COMMANDS_EXCHANGE)
+    # When a node comes before any worker does
+    publisher = Publisher(settings, NodeMetrics(load().metrics, "node", "test"))
+    running = asyncio.create_task(publisher.run())
+    async with asyncio.timeout(15):
+        await publisher.connected.wait()
+        # Then its commands find their queues
+        queue, body = wrap(RecordAudit(()))
+        await publisher.publish(names.COMMANDS_EXCHANGE, queue, body)
+    await publisher.close()
+    await running
 
 
 @pytest.mark.proves("FR-041")

@@ -11,7 +11,13 @@ from moto.server import ThreadedMotoServer
 from tests.models.runtime.secrets.stores import Bao, Folder, SecretsManagerStore, Store, VaultStore
 
 # What production needs beside secrets.
-NO_SECRETS = {"VOTEMILL_ENV": "production", "VOTEMILL_SECURITY__ORIGINS": '@json ["https://polls.example"]'}
+NO_SECRETS = {
+    "VOTEMILL_ENV": "production",
+    "VOTEMILL_SECURITY__ORIGINS": '@json ["https://polls.example"]',
+    "VOTEMILL_DATABASE__PLAIN_ALLOWED": "true",
+    "VOTEMILL_BROKER__PLAIN_ALLOWED": "true",
+    "VOTEMILL_REDIS__PLAIN_ALLOWED": "true",
+}
 SECRETS = {
     "database.url": "postgresql://votemill:database-of-this-test@database/votemill",  # pragma: allowlist secret
     "broker.url": "amqp://votemill:broker-of-this-test@broker/%2F",  # pragma: allowlist secret
