@@ -220,7 +220,11 @@ async def test_a_compressed_body_is_refused_unread(
 
 
 @pytest.mark.proves("FR-014")
-@pytest.mark.parametrize("payload", [b"4" + b"[" * 1_000_000, b"4" + b'{"a":' * 100_000, b"d=" + b"&d=" * 300_000])
+@pytest.mark.parametrize(
+    "payload",
+    [b"4" + b"[" * 1_000_000, b"4" + b'{"a":' * 100_000, b"d=" + b"&d=" * 300_000],
+    ids=["lists", "objects", "packets"],  # pytest puts a test's name into the environment of what the test starts
+)
 async def test_nesting_without_end_ends_the_session_and_nothing_else(frugal_node: GuardedNode, payload: bytes) -> None:
     async with aiohttp.ClientSession() as http:
         async with http.get(frugal_node.url + POLLING) as answer:
