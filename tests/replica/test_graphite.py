@@ -28,6 +28,7 @@ pytestmark = [on_own_servers, pytest.mark.proves("FR-017", "FR-019", "FR-020", "
 
 __all__ = ["chromium_path"]
 SHOWN_WITHIN_S = 40  # two of StatsD's intervals, and a busy machine
+_FLUSHED_WITHIN_S = 13  # one of StatsD's intervals, and a moment
 PATIENCE_MS = 30_000
 EXPECTED = {
     "node.votes.accepted": 9,
@@ -61,6 +62,15 @@ class Operations:
         """All that was counted since the stack began, by metric."""
         targets = {name: target(f"count {name}", "votemill") for name in EXPECTED}
         return {name: sum(map(sum, rendered(self.graphite_url, one))) for name, one in targets.items()}
+
+    def settled_sums(self) -> dict[str, float]:
+        """The same, when what earlier tests have done is in them."""
+        sums, since = self.sums(), time.monotonic()
+        while time.monotonic() < since + _FLUSHED_WITHIN_S:
+            time.sleep(0.5)
+            if (now := self.sums()) != sums:
+                sums, since = now, time.monotonic()
+        return sums
 
     def graphs(self, board: str = "overview") -> dict[str, object]:
         """:raises RestError: the node has none"""
@@ -105,7 +115,7 @@ def operations(replica_stack: ReplicaStack) -> Operations:
 @pytest.fixture(scope="module")
 def happened(operations: Operations) -> dict[str, float]:
     """Known numbers of votes, refusals and errors; what was counted before."""
-    before = operations.sums()
+    before = operations.settled_sums()
     node = operations.node
     room = rest.open_room(node, 1, 2)
     guests = [Guest(node) for _ in range(3)]

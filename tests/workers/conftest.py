@@ -26,7 +26,8 @@ from models.runtime.settings import Settings, load
 from models.wire import names
 from models.wire.commands import ROUTES
 from models.wire.envelope import wrap
-from models.wire.notices import Notice
+from models.wire.notices import Notice, StateChanged
+from models.wire.polls import PollState
 from scripts.stack.ports import any_free
 from workers import topology
 from workers.finals import NOBODY
@@ -206,6 +207,11 @@ def amqp(amqp_url: str) -> Iterator[Amqp]:
     amqp.connection.close()
 
 
+def _is_reminder(notice: Any) -> bool:
+    closed = isinstance(notice, StateChanged) and notice.request_id == NOBODY
+    return closed and notice.poll.state is notice.previous_state is PollState.CLOSED
+
+
 class Node:
     """Stands for a socket node: its reply queue."""
 
@@ -224,7 +230,7 @@ class Node:
         while True:
             _, body = self._amqp.take(self._queue, max(0.01, deadline - time.monotonic()))
             notice = msgspec.json.decode(body, type=Notice)
-            if isinstance(notice, kind) and getattr(notice, "request_id", None) != NOBODY:
+            if isinstance(notice, kind) and not _is_reminder(notice):
                 return notice
 
 
