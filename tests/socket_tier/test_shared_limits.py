@@ -139,7 +139,8 @@ async def test_a_hung_redis_ends_a_round_and_what_was_owed_is_forgiven(address: 
     target = urlsplit(redis_url)
     assert target.hostname is not None and target.port is not None
     with StallingProxy(target.hostname, target.port) as proxy:
-        async with node(redis_url=f"redis://{LOOPBACK}:{proxy.port}/0") as alone:
+        through_proxy = redis_url.replace(f"{target.hostname}:{target.port}", f"{LOOPBACK}:{proxy.port}")
+        async with node(redis_url=through_proxy) as alone:
             alone.grant(address, 2)
             await alone.round()
             assert alone.counted == []
