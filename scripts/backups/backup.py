@@ -82,6 +82,8 @@ def _definitions(folder: RunFolder) -> str:
     place = (folder.data / rabbitmq.NAME).resolve() / "exported-definitions.json"
     log = folder.log("export-definitions")
     with log.open("w") as out:
+        # It answers at its port a moment before it answers this.
+        rabbitmq.run_ctl(folder, ["await_startup", "--timeout", "40"], out)
         if rabbitmq.run_ctl(folder, ["export_definitions", str(place)], out) != 0:
             raise StepFailed("the broker's definitions could not be exported", log)
     try:

@@ -171,7 +171,8 @@ async def test_nothing_that_is_sent_makes_a_log_line_or_spoils_the_record(
     # Then it is on record, printable
     row = await audited("origin_refused", address=address)
     assert row["action"] == '/api/\ufffd\ufffd\ufffd{"event":"forged"}\ufffd'
-    # And every line of the log is one of ours
+    # And every line of the log, which a thread writes, is one of ours
+    await eventually(lambda: '"origin_refused"' in node.log.read_text(), "its line in the log")
     events = [json.loads(line)["event"] for line in node.log.read_text().splitlines()]
     assert "origin_refused" in events
     assert "forged" not in events
