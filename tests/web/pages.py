@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from playwright.sync_api import Locator, Page, expect
 
-WAIT_MS = 10_000
+WAIT_MS = 30_000  # totals become final 15 s after a close, when another test's node has just died
 BROWSER_ARGUMENTS = [
     "--headless",
     "--no-sandbox",
