@@ -10,19 +10,10 @@ from typing import Any
 import pytest
 
 from scripts.tracing import parse
-from tests.logs.conftest import trace
 from tests.security.conftest import GuardedNode, guarded_node
 from tests.socket_tier.conftest import NewBrowser
 from tests.socket_tier.rest import Rest
 from tests.socket_tier.waiting import eventually
-
-
-@pytest.fixture(scope="module")
-def busy_node(run_dir: Path) -> Iterator[GuardedNode]:
-    """A node that takes itself for overloaded as soon as its event loop is a microsecond late."""
-    late = {"SHED__VOTES_LAG_S": "0.000001", "SHED__NEWCOMERS_LAG_S": "0.000001"}
-    with guarded_node(run_dir, "busy", LIMITS__UNLIMITED="true", **late) as node:
-        yield node
 
 
 @pytest.fixture(scope="module")
@@ -39,29 +30,6 @@ def lines(node: GuardedNode, event: str) -> list[dict[str, Any]]:
 def logs_of(run_dir: Path, *kinds: str) -> dict[str, str]:
     files = [file for kind in kinds for file in run_dir.glob(f"log/{kind}-*.log")]
     return {file.name: file.read_text(errors="replace") for file in files}
-
-
-@pytest.mark.proves("FR-016")
-async def test_a_vote_that_was_shed_is_found_by_its_answer_and_by_its_own_id(
-    new_browser: NewBrowser, rest: Rest, busy_node: GuardedNode, run_dir: Path
-) -> None:
-    # Given a participant who comes to a busy node, as after a cut
-    poll = await rest.open_poll()
-    joined = await (await new_browser().connect()).join(poll.code, "Ada")
-    voter = await new_browser(busy_node.url).connect()
-    await voter.join(poll.code, "Ada", joined["participantToken"])
-    # When that node has no time for another vote
-    for number in range(200):  # its loop may just be in time
-        command_id = f"shed-{number}-{joined['participantId']}"
-        refused = await voter.vote(poll.code, joined, 1, commandId=command_id)
-        if not refused["success"]:
-            break
-    assert (refused["success"], refused["code"]) == (False, "overloaded")
-    # Then the refusal is logged under the id that the voter was told, and under the voter's own
-    await eventually(lambda: lines(busy_node, "vote_refused"), "the line")
-    for wanted in (refused["correlationId"], command_id):
-        (*_, last) = trace(wanted, run_dir)
-        assert last.what == "vote_refused" and "code=overloaded" in last.more and command_id in last.more
 
 
 @pytest.mark.proves("FR-016")
