@@ -22,7 +22,7 @@ from models.runtime.settings import MetricSettings
 _PACKET_BYTES = 1400  # what passes any network in one piece, and few of them: StatsD's socket holds about 90
 _TIMINGS_KEPT = 200  # per name and flush; enough for percentiles, bounded
 _TIMINGS_PER_LINE = 100
-_ZEROS_EVERY_S = 60.0
+_ZEROS_EVERY_S = 10.0
 _REOPEN_EVERY_S = 60.0  # StatsD's name may lead elsewhere by now
 _UNRESOLVED_PAUSE_S = 5.0
 _VARIABLE_PART = re.compile(r"[a-z0-9_-]{1,40}")
