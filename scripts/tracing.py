@@ -147,7 +147,7 @@ def main() -> int:
     parser.add_argument("files", nargs="*", help="log files, - for stdin (default: those of the stack in --run-dir)")
     parser.add_argument("--run-dir", type=Path, default=Path(".run"))
     options = parser.parse_args()
-    names = options.files or sorted(map(str, options.run_dir.glob("log/*.log*")))
+    names = options.files or sorted(map(str, options.run_dir.glob("log/**/*.log*")))
     typed = sys.stdin.readlines() if "-" in names else []
 
     def lines() -> Iterator[tuple[str, str]]:

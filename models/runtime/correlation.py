@@ -20,6 +20,7 @@ span_id: ContextVar[str] = ContextVar("span_id", default="")
 named_by_caller: ContextVar[bool] = ContextVar("named_by_caller", default=False)
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_ID = re.compile(r"[0-9a-f]{32}")
 _MOST_CHARACTERS = 200
 
 
@@ -34,7 +35,8 @@ def begin(traceparent: object = None, otherwise: str = "") -> str:
     Returns the correlation id.
     """
     named = _trace_id(traceparent)
-    trace = named or otherwise or new_id()
+    # It becomes a comment in SQL: nothing but an id may be one.
+    trace = named or (otherwise if _ID.fullmatch(otherwise) else new_id())
     correlation_id.set(trace)
     span_id.set(os.urandom(8).hex())
     named_by_caller.set(bool(named))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -108,6 +109,11 @@ def test_a_line_says_when_where_what_and_of_what_it_is_a_part(
 def test_what_is_no_traceparent_begins_a_trace_of_its_own(given: object) -> None:
     assert correlation.begin(given) not in str(given)
     assert len(correlation.correlation_id.get()) == 32
+
+
+def test_nothing_but_an_id_can_become_one() -> None:
+    assert correlation.begin(None, otherwise="0af7651916cd43dd8448eb211c80319c") == "0af7651916cd43dd8448eb211c80319c"
+    assert re.fullmatch("[0-9a-f]{32}", correlation.begin(None, otherwise="'*/ DROP TABLE votes; /*"))
 
 
 def test_a_database_error_is_logged_without_the_values_it_quotes(
