@@ -17,6 +17,8 @@ defaults
     timeout server 60s
     timeout http-request 15s
     timeout queue 5s
+    # A node that takes another one's browsers answers late for a moment: it must not count as dead in the middle of it.
+    timeout check 1s
     timeout tunnel 1h
     # In the words of the wire contract and as protected as a node's answers, also when no node is there to say them.
     http-error status 502 content-type application/json string '{"success":false,"error":"The service is busy, please try again","code":"no_node","retryAfter":1,"correlationId":""}' hdr Retry-After 1 hdr X-Content-Type-Options nosniff hdr Referrer-Policy no-referrer hdr X-Frame-Options DENY hdr Content-Security-Policy "default-src 'none'; frame-ancestors 'none'" hdr Cross-Origin-Resource-Policy same-origin

@@ -34,6 +34,8 @@ defaults
     timeout server 60s
     timeout http-request 15s
     timeout queue 5s
+    # A node that takes another one's browsers answers late for a moment: it must not count as dead in the middle of it.
+    timeout check 1s
     timeout tunnel 1h
     # In the words of the wire contract and as protected as a node's answers, also when no node is there to say them.
     http-error status 502 {busy}
