@@ -23,6 +23,8 @@ from models.runtime.settings import DatabaseSettings
 
 UNAVAILABLE_REASONS = ("connection_lost", "deadline", "pool_wait", "statement_timeout", "conflict", "refused", "schema")
 
+PROBE = "SELECT extract(epoch FROM clock_timestamp())::float8"
+
 
 class DatabaseUnavailable(Exception):
     """The database can't answer now; the same call may succeed later.
@@ -243,15 +245,17 @@ class Database:
         """Have ``tell`` called by the thread that couldn't connect."""
         self._pool.on_failed_login = tell
 
-    def probe(self) -> float:
-        """Milliseconds that a ``SELECT 1`` took, in a transaction of its own.
+    def probe(self) -> tuple[float, float]:
+        """Milliseconds that a small question took, in a transaction of its own, and by how many milliseconds this
+        machine's clock is ahead of the database's, give or take the first.
 
         :raises DatabaseUnavailable:
         """
-        started = time.monotonic()
+        started, asked_at = time.monotonic(), time.time()
         with self.transaction():
-            self.execute("SELECT 1")
-        return (time.monotonic() - started) * 1000
+            ((there,),) = self.execute(PROBE)
+        took_s = time.monotonic() - started
+        return took_s * 1000, (asked_at + took_s / 2 - there) * 1000
 
     def connections_in_use(self) -> int:
         """For a gauge: near ``pool_size`` means that calls are about to wait for a connection."""

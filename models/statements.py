@@ -14,12 +14,13 @@ from models import (
     standby,
     vote_store,
 )
+from models.database import PROBE
 
 _STORES = (
     vote_store, participant_store, poll_store, final_store, export_store, audit_store, retention_store, recount,
     standby,
 )  # fmt: skip
-_PLAIN = {"BEGIN": "begin", "COMMIT": "commit", "SELECT 1": "probe"}
+_PLAIN = {"BEGIN": "begin", "COMMIT": "commit", PROBE: "probe"}
 _OTHER = "other"
 _MOST_REMEMBERED = 1000
 

@@ -6,14 +6,17 @@ import json
 import sys
 
 from models import accounts
+from models.runtime.settings import load
 from scripts import server_accounts
-from scripts.stack.run_folder import ROOT, RunFolder, write_env
+from scripts.alerts import routing
+from scripts.stack.run_folder import ROOT, RunFolder, write_env, write_private
 
 # Read in the containers by other accounts than ours; the folder around them is closed to others on this machine.
 _FOR_SERVERS = (
     "postgres.sql",
     "rabbitmq.json",
     "redis.acl",
+    "alertmanager.yml",
     "secrets/database-password",
     "secrets/grafana-admin-password",
 )
@@ -42,6 +45,14 @@ def main() -> int:
     write_env(folder.path / "node.env", common | _addresses(folder, accounts.NODE) | for_nodes)
     write_env(folder.path / "votes-worker.env", common | _addresses(folder, accounts.VOTES_WORKER))
     write_env(folder.path / "host-worker.env", common | _addresses(folder, accounts.HOST_WORKER))
+    for_alerter = {
+        "VOTEMILL_ENV": common["VOTEMILL_ENV"],
+        "VOTEMILL_METRICS__GRAPHITE_URL": for_nodes["VOTEMILL_METRICS__GRAPHITE_URL"],
+        "VOTEMILL_ALERTS__ALERTMANAGER_URL": "http://alertmanager:9093",
+    }
+    write_env(folder.path / "alerter.env", for_alerter)
+    # The channels are those of this shell's variables, VOTEMILL_ALERTS__...
+    write_private(folder.path / "alertmanager.yml", routing.configuration(load(unused={"secrets"}).alerts))
     write_env(folder.path / "balancer.env", {"BALANCER_COOKIE_KEY": folder.secret("balancer-cookie-key")})
     folder.path.chmod(0o700)
     for name in _FOR_SERVERS:

@@ -28,6 +28,7 @@ from socket_tier.audit import Audit
 from socket_tier.batcher import Batcher
 from socket_tier.cache import Cache
 from socket_tier.choices import Choices
+from socket_tier.clock_watch import ClockWatch
 from socket_tier.commands import Commands
 from socket_tier.connections import Connections
 from socket_tier.events import Events
@@ -109,6 +110,7 @@ class Node:
         self.redis = RedisPipeline(settings.redis, self.metrics)
         self.shared_limits = SharedLimits(settings.redis, self.limits, self.metrics)
         self.cache = Cache(self.redis, settings.redis.room_ttl_s)
+        self.clock_watch = ClockWatch(self.cache, self.metrics)
         self.live = LiveSettings(settings)
         self.admin = Admin(settings.security.admin_token, self.cache, self.live, self.audit)
         self.fanout = Fanout(settings.redis, self.redis, self.metrics, route=self._route, on_hearing=self._on_hearing)
@@ -522,12 +524,13 @@ class Node:
         while True:
             await asyncio.sleep(self.settings.metrics.flush_s)
             self.key_watch.refresh()
+            await self.clock_watch.refresh()
             await self.audit.send()
             await self.admin.refresh()
 
     async def _report(self) -> None:
         """Also while Redis or the broker keeps everything else waiting."""
-        process = ProcessLevels()
+        process = ProcessLevels(self.settings.metrics.watch_folders)
         while self.metrics.on:
             await asyncio.sleep(self.settings.metrics.flush_s)
             for name, level in (process.read() | self._levels()).items():
@@ -535,7 +538,7 @@ class Node:
             # In a thread, since a name may have to be looked up.
             await asyncio.to_thread(self.metrics.send, self.metrics.take())
 
-    def _levels(self) -> dict[str, float]:
+    def _levels(self) -> dict[str, float | None]:
         dropped, diverted = lost_lines()
         return {
             "logs.dropped": dropped,
@@ -550,6 +553,7 @@ class Node:
             "publish.away": float(self.publisher.trouble() is not None),
             "cache.paused": float(self.redis.paused),
             "fanout.away": float(not self.fanout.hearing),
+            "keys.signing_age_days": self.keys.signing_age_days(),
         }
 
 

@@ -219,6 +219,14 @@ class Cache:
             members.append((code, UUID(hex=participant), nickname.decode()))
         return members
 
+    async def server_time(self) -> float:
+        """By Redis' clock, in seconds since the epoch.
+
+        :raises CacheUnavailable:
+        """
+        seconds, microseconds = await self._call("TIME")
+        return int(seconds) + int(microseconds) / 1e6
+
     async def changed_settings(self) -> Changes:
         """What operators have changed for all processes."""
         return Changes.decode(await self._fields(names.SETTINGS_KEY))

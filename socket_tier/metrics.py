@@ -103,6 +103,8 @@ GAUGES = {
     "logs.diverted": "log lines since the start that are in that file (log.fallback_folder)",
     "tls.broker_days_left": "days until RabbitMQ's certificate expires; unset where TLS is off",
     "tls.redis_days_left": "days until Redis' certificate expires; unset where TLS is off",
+    "clock.ahead_ms": "this machine's clock, compared with Redis'; late votes are told by clocks",
+    "keys.signing_age_days": "age of the key that signs tokens; unset where nobody wrote down when it was made",
     "loop.lag_ms": "how late the event loop runs: overload when it stays high",
 }
 TIMINGS = {

@@ -31,9 +31,10 @@ class Probe:
         """:raises DatabaseUnavailable: the breaker has counted it"""
         self._asked_at = time.monotonic()
         try:
-            self.database_ms = self._gate.call(lambda db: db.probe())
+            self.database_ms, ahead_ms = self._gate.call(lambda db: db.probe())
         finally:
             self._asked_at = None
+        self._metrics.gauge("clock.ahead_ms", ahead_ms)
         self._metrics.timing_ms("database.probe_ms", self.database_ms)
 
     def database(self) -> str:

@@ -92,6 +92,7 @@ GAUGES = {
         f"tls.{name}_days_left": f"Days until the certificate of the {name} server expires; unset where TLS is off."
         for name in ("database", "broker", "redis")
     },
+    "clock.ahead_ms": "This machine's clock, compared with the database's; late votes are told by clocks.",
     "outbox.waiting": "Notices that wait for RabbitMQ.",
     "logs.dropped": "Log lines lost since the start, because stdout and the file in its place took none.",
     "logs.diverted": "Log lines since the start that are in that file (log.fallback_folder).",
@@ -111,7 +112,7 @@ TIMINGS = {
     "tallies.check_ms": "Counting a few polls' votes again.",
     "votes.merged": "Votes per transaction (a number, not milliseconds).",
     "votes.transaction_ms": "Locking, writing and committing one merged set of votes.",
-    "database.probe_ms": "A SELECT 1, once a second.",
+    "database.probe_ms": "A question for the time, once a second.",
     "results.round_ms": "Reading, storing and emitting all polls that changed within a tick.",
 }
 

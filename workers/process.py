@@ -70,7 +70,7 @@ class WorkerProcess:
         self.role = role
         self._parts: list[_Part] = []
         self.metrics = WorkerMetrics(settings, role)
-        self._process_levels = ProcessLevels()
+        self._process_levels = ProcessLevels(settings.metrics.watch_folders)
         self.singles = Singles(settings.log.singles_per_s)
         name = f"{settings.worker.name} {role}"
         self.secrets = SecretWatch(settings, self.metrics)

@@ -45,6 +45,8 @@ def contradictions(settings: Settings) -> list[str]:
         problems += tls.contradictions("broker", settings.broker, production)
         problems += tls.contradictions("redis", settings.redis, production)
     problems += [*_edge(settings), *_times(settings), *_sizes(settings)]
+    if settings.alerts.mail_to and not (settings.alerts.mail_from and settings.alerts.mail_server):
+        problems.append("alerts.mail_to: needs alerts.mail_from and alerts.mail_server")
     if settings.environment in DEPLOYED:
         problems += _deployed(settings)
     if production and settings.limits.unlimited:

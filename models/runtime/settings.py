@@ -57,6 +57,14 @@ BrokerUrl = Annotated[
 RedisUrl = Annotated[str, _address("redis://HOST:PORT/0, rediss:// or unix://", r"^(rediss?|unix)://.")]
 PublicUrl = Annotated[str, Meta(pattern=r"^(https?://[^/ ]+)?$", description="https://HOST without a path, or nothing")]
 GraphiteUrl = Annotated[str, _address("http(s)://HOST:PORT or nothing", r"^(https?://[^/ ]+[^ ]*)?$")]
+AlertmanagerUrl = Annotated[
+    str,
+    _address(
+        "http(s)://HOST:PORT, several separated by commas, or nothing",
+        r"^(https?://[^/, ]+[^, ]*(, *https?://[^/, ]+[^, ]*)*)?$",
+    ),
+]
+ChannelUrl = Annotated[str, _address("http(s)://HOST/PATH or nothing", r"^(https?://[^/ ]+[^ ]*)?$")]
 # As browsers send it: lower case, no path, no slash at the end, no wildcard.
 Origin = Annotated[
     str,
@@ -318,6 +326,26 @@ class MetricSettings(Section):
     flush_s: Seconds
     graphite_url: GraphiteUrl
     graphite_timeout_s: Seconds
+    watch_folders: list[str]
+
+
+class AlertSettings(Section):
+    alertmanager_url: AlertmanagerUrl
+    interval_s: Seconds
+    haste: Annotated[float, Meta(ge=1, le=60)]
+    runbook_url: str
+    group_wait_s: Seconds
+    group_interval_s: Seconds
+    repeat_s: Annotated[float, Meta(gt=0, le=604_800)]
+    webhook_url: ChannelUrl
+    slack_url: ChannelUrl
+    pagerduty_key: Secret
+    mail_to: str
+    mail_from: str
+    mail_server: Annotated[str, Meta(pattern=r"^([^: ]+:[0-9]+)?$", description="HOST:PORT or nothing")]
+    mail_user: str
+    mail_password: Secret
+    watchdog_url: ChannelUrl
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -341,6 +369,7 @@ class Settings(msgspec.Struct, frozen=True):
     shed: ShedSettings
     log: LogSettings
     metrics: MetricSettings
+    alerts: AlertSettings
 
 
 SECTIONS: dict[str, type[Section]] = {

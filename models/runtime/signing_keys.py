@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 _ALWAYS = datetime.fromtimestamp(0, UTC)
+_DAY_S = 86_400
 
 Moment = Annotated[datetime, Meta(tz=True)]
 
@@ -99,6 +100,12 @@ class KeyRing:
     def usable(self) -> list[str]:
         """As ``usable``, now."""
         return usable(self._keys, datetime.fromtimestamp(time.time(), UTC))
+
+    def signing_age_days(self) -> float | None:
+        """Of the key that signs now; None when it doesn't say when it was made."""
+        signing = self.usable()[0]
+        made_at = next(key.created_at for key in self._keys if key.key == signing)
+        return (time.time() - made_at.timestamp()) / _DAY_S if made_at > _ALWAYS else None
 
     def use(self, listed: Sequence[SigningKey]) -> None:
         """Take another list, unless there is a file."""

@@ -14,6 +14,9 @@ trusted_proxies = ["10.1.0.0/24"]
 statsd_host     = "statsd.internal"
 graphite_url    = "http://graphite.internal:8080"
 
+alertmanager_url = "http://alertmanager-1.internal:9093,http://alertmanager-2.internal:9093"
+runbook_url      = "https://code.example/votemill/blob/main/nomad/runbook.md"
+
 haproxy_count          = 1
 node_count             = 2
 node_count_max         = 4

@@ -16,6 +16,7 @@ import trustme
 
 from models.runtime import reading
 from models.runtime.settings import SECTIONS, Settings, SettingsError, load
+from scripts.alerts.__main__ import UNUSED as ALERTER_UNUSED
 from scripts.configuration import STAND_INS
 from scripts.nomad.jobs import Resolved, seconds
 
@@ -26,6 +27,7 @@ _START_S = 15  # from the placement of an allocation to its first passed check
 _UNUSED = {
     "node": {"database", "worker"},
     "worker": {"node", "security"},
+    "alerter": ALERTER_UNUSED,
     "migrate": SECTIONS.keys() - {"database", "secrets"},
 }
 _SECRET = re.compile(r"(?i)password|secret|token|_key|signing|://[^/{$]*:[^/{$]*@")
@@ -160,6 +162,8 @@ def _settings(resolved: Resolved, name: str, role: str, task: dict[str, Any], gr
 
 
 def _times(name: str, role: str, task: dict[str, Any], group: dict[str, Any], settings: Settings) -> Iterator[str]:
+    if role == "alerter":
+        return  # it holds nothing
     needed_s = settings.node.kill_timeout_s if role == "node" else settings.worker.kill_timeout_s
     if seconds(task["kill_timeout"]) < needed_s:
         yield f"{name}.kill_timeout: must be at least {needed_s:g}s, {role}.kill_timeout_s of settings.toml"

@@ -20,7 +20,18 @@ from scripts.stack.plan import SERVERS, Options, Plan, existing_services, make_p
 from scripts.stack.program import Program
 from scripts.stack.progress import StepFailed, say, step
 from scripts.stack.run_folder import ROOT, RunFolder, write_env
-from scripts.stack.services import carbon, graphite, haproxy, pgbackrest, postgres, rabbitmq, redis, standby, statsd
+from scripts.stack.services import (
+    alertmanager,
+    carbon,
+    graphite,
+    haproxy,
+    pgbackrest,
+    postgres,
+    rabbitmq,
+    redis,
+    standby,
+    statsd,
+)
 from scripts.stack.stopping import stop_everything
 from scripts.stack.supervision import Supervisor, wait_until
 
@@ -33,6 +44,7 @@ SERVER_MODULES: dict[str, ModuleType] = {
     "carbon": carbon,
     "graphite": graphite,
     "statsd": statsd,
+    "alertmanager": alertmanager,
 }
 DEBIAN_PACKAGES = {"postgres": "postgresql", "rabbitmq": "rabbitmq-server", "redis": "redis-server"}
 READY_WITHIN_S = 60
@@ -62,6 +74,7 @@ def bring_up(options: Options, folder: RunFolder) -> Plan:
     if options.metrics:
         token = os.path.relpath(folder.secrets / "admin-token")
         say(f"Graphs: {plan.base_url}/operations, with the token in {token}; Graphite: {plan.graphite_url}/render")
+        say(f"Alerts: {plan.alertmanager_url}")
     return plan
 
 
@@ -70,11 +83,12 @@ def _provision(options: Options, folder: RunFolder) -> Plan:
     plan = make_plan(options, folder)
     servers = [SERVER_MODULES[name] for name in plan.servers]
     ours = tiers.programs(plan)
+    watching = [tiers.alerter(plan)] if options.metrics else []
     balancer = [haproxy.program(plan)] if plan.balanced else []
     for stale in folder.processes.glob("*.json"):
         stale.unlink()
     supervisor = Supervisor(folder)
-    supervisor.start([server.program(plan) for server in servers] + ours + balancer)
+    supervisor.start([server.program(plan) for server in servers] + watching + ours + balancer)
     _start_servers(plan, supervisor)
     _start_tiers(plan, ours, supervisor)
     write_env(folder.process_env_file, tiers.settings_env(plan))
@@ -87,7 +101,7 @@ def _install_packages(options: Options, folder: RunFolder) -> None:
     named = existing_services()
     wanted = [DEBIAN_PACKAGES[server] for server, section in SERVERS.items() if section not in named]
     wanted += ["pgbackrest"] if options.backup else []
-    wanted += ["graphite-carbon", "graphite-web", "gunicorn"] if options.metrics else []
+    wanted += ["graphite-carbon", "graphite-web", "gunicorn", "prometheus-alertmanager"] if options.metrics else []
     wanted += ["haproxy"] if options.nodes > 1 else []
     wanted += ["nodejs", "npm"]
     packages.install_missing(wanted + options.also_install, folder.log("packages"))
@@ -177,6 +191,11 @@ def _start_tiers(plan: Plan, ours: list[Program], supervisor: Supervisor) -> Non
             for program in ours:
                 if program.group == "node":
                     _wait_ready(program.name, lambda: tiers.node_is_healthy(plan, program.name), plan, supervisor)  # noqa: B023
+    if plan.options.metrics:
+        # Last of ours, so that it finds everybody there.
+        with step("alerter"):
+            supervisor.start_program("alerter")
+            _wait_ready("alerter", lambda: supervisor.states()["alerter"] == "RUNNING", plan, supervisor)
     if plan.balanced:
         with step(f"haproxy on port {plan.options.port}"):
             haproxy.prepare(plan)

@@ -33,6 +33,8 @@ SERVICES = {
     "graphite-carbon": ["carbon-cache.service"],
     "graphite-web": [],
     "gunicorn": [],
+    "prometheus-alertmanager": ["prometheus-alertmanager.service"],
+    "faketime": [],
     "rsyslog": ["rsyslog.service", "syslog.socket"],
     "rsyslog-gnutls": [],
 }
@@ -55,6 +57,8 @@ PRESENT: dict[str, Callable[[], bool]] = {
     "graphite-carbon": _command("carbon-cache"),
     "graphite-web": lambda: Path("/usr/lib/python3/dist-packages/graphite").exists(),
     "gunicorn": _command("gunicorn"),
+    "prometheus-alertmanager": _command("prometheus-alertmanager"),
+    "faketime": lambda: any(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")),
     "rsyslog": _command("rsyslogd"),
     "rsyslog-gnutls": lambda: any(Path("/usr/lib").glob("*/rsyslog/lmnsd_gtls.so")),
 }

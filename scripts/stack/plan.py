@@ -14,7 +14,7 @@ from scripts.stack import certificates, ports
 from scripts.stack.progress import StepFailed
 from scripts.stack.run_folder import ROOT, RunFolder
 
-METRIC_SERVERS = ("carbon", "graphite", "statsd")
+METRIC_SERVERS = ("carbon", "graphite", "statsd", "alertmanager")
 SERVERS = {"postgres": "database", "rabbitmq": "broker", "redis": "redis"}  # the server and its section in the settings
 
 
@@ -66,6 +66,10 @@ class Plan:
     @property
     def graphite_url(self) -> str:
         return f"http://{ports.LOOPBACK}:{self.ports['graphite']}"
+
+    @property
+    def alertmanager_url(self) -> str:
+        return f"http://{ports.LOOPBACK}:{self.ports['alertmanager']}"
 
     @property
     def balanced(self) -> bool:

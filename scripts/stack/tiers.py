@@ -19,6 +19,8 @@ from scripts.stack.program import Program
 from scripts.stack.run_folder import ROOT, write_private
 from scripts.stack.services import haproxy, pgbackrest
 
+_FOR_ALERTER = tuple(f"VOTEMILL_{name}" for name in ("ENV", "ALERTS__", "LOG__", "METRICS__", "SECRETS__"))
+
 
 def programs(plan: Plan) -> list[Program]:
     """Nodes first, then the workers for votes, then those for everything else."""
@@ -26,6 +28,15 @@ def programs(plan: Plan) -> list[Program]:
     votes = [_worker(plan, f"worker-{n}", "votes") for n in range(1, plan.options.workers + 1)]
     host = [_worker(plan, f"host-worker-{n}", "host") for n in range(1, plan.options.host_workers + 1)]
     return nodes + votes + host
+
+
+def alerter(plan: Plan) -> Program:
+    """It knows neither the three servers nor any secret of nodes and workers."""
+    settings = {name: value for name, value in settings_env(plan).items() if name.startswith(_FOR_ALERTER)}
+    given = {name: value for name, value in os.environ.items() if not name.startswith("VOTEMILL_")}
+    given |= {name: value for name, value in os.environ.items() if name.startswith(_FOR_ALERTER)}
+    env = given | settings | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return Program("alerter", "server", [sys.executable, "-m", "scripts.alerts"], env, steady_after_s=3)
 
 
 def settings_env(plan: Plan) -> dict[str, str]:
@@ -55,7 +66,12 @@ def settings_env(plan: Plan) -> dict[str, str]:
             "VOTEMILL_METRICS__STATSD_HOST": ports.LOOPBACK,
             "VOTEMILL_METRICS__STATSD_PORT": str(plan.ports["statsd"]),
             "VOTEMILL_METRICS__GRAPHITE_URL": plan.graphite_url,
+            "VOTEMILL_ALERTS__ALERTMANAGER_URL": plan.alertmanager_url,
         }
+        # The disks of the servers, too, unless somebody has named others.
+        if "VOTEMILL_METRICS__WATCH_FOLDERS" not in os.environ:
+            folders = [str(folder) for folder in (*map(plan.data_of, plan.private), plan.folder.logs)]
+            variables["VOTEMILL_METRICS__WATCH_FOLDERS"] = f"@json {json.dumps(folders)}"
     if plan.options.unlimited:
         variables["VOTEMILL_LIMITS__UNLIMITED"] = "true"
     return variables
@@ -81,7 +97,7 @@ def public_env(plan: Plan) -> dict[str, str]:
     guarded = {"TLS": "yes"} if plan.options.tls else {}
     guarded |= {"ACCOUNTS": "yes"} if plan.options.accounts else {}
     backup = {"PGBACKREST_CONFIG": str(pgbackrest.configuration(plan.folder))} if plan.options.backup else {}
-    metrics = {"GRAPHITE_URL": plan.graphite_url} if plan.options.metrics else {}
+    metrics = {"GRAPHITE_URL": plan.graphite_url, "ALERTMANAGER_URL": plan.alertmanager_url} if plan.options.metrics else {}
     return (
         standby
         | guarded

@@ -72,7 +72,7 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument(
         "--backup", action="store_true", help="archive PostgreSQL's log all the time, for scripts/backup"
     )
-    parser.add_argument("--metrics", action="store_true", help="StatsD and Graphite, and graphs at /operations")
+    parser.add_argument("--metrics", action="store_true", help="StatsD, Graphite, graphs at /operations, and alerts")
     parser.add_argument("--tls", action="store_true", help="servers that take nothing but TLS from both sides")
     parser.add_argument(
         "--accounts", action="store_true", help="an account for each role, which may do what the role does and no more"

@@ -52,24 +52,24 @@ def test_everything_starts_after_what_it_needs_is_healthy(services: dict[str, An
     assert services["haproxy"]["depends_on"].keys() == {"node", "votes-worker", "host-worker"}
     # Nobody waits for metrics, and a stack without them lacks nothing.
     metrics = {name for name, service in services.items() if "metrics" in service.get("profiles", [])}
-    assert metrics == {"statsd", "carbon", "graphite", "grafana"}
+    assert metrics == {"statsd", "carbon", "graphite", "grafana", "alertmanager", "alerter"}
     assert not any(metrics & services[name].get("depends_on", {}).keys() for name in services.keys() - metrics)
 
 
 @pytest.mark.proves("FR-022", "FR-024")
 def test_our_containers_can_write_nothing_and_gain_nothing(services: dict[str, Any]) -> None:
-    ours = ("migrate", "node", "votes-worker", "host-worker")
-    for name in (*ours, "haproxy", "statsd", "carbon", "graphite", "log-shipper"):
+    ours = ("migrate", "node", "votes-worker", "host-worker", "alerter")
+    for name in (*ours, "haproxy", "statsd", "carbon", "graphite", "alertmanager", "log-shipper"):
         service = services[name]
         assert service["read_only"] and service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
     published = [port for service in services.values() for port in service.get("ports", [])]
-    assert published == ["127.0.0.1:4000:8080", "127.0.0.1:3000:3000"]
+    assert published == ["127.0.0.1:4000:8080", "127.0.0.1:9093:9093", "127.0.0.1:3000:3000"]
 
 
 @pytest.mark.proves("FR-024")
 def test_each_role_is_given_its_own_accounts_alone(services: dict[str, Any]) -> None:
-    for ours in ("migrate", "node", "votes-worker", "host-worker"):
+    for ours in ("migrate", "node", "votes-worker", "host-worker", "alerter"):
         assert services[ours]["env_file"] == f"../.run-compose/{ours}.env"
 
 
