@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("faults", nargs="*", metavar="FAULT", help="only these (default: all; --list shows them)")
     parser.add_argument("--list", action="store_true", help="show the catalogue")
     parser.add_argument("--run-dir", default=".run-alarms", help="the stack's folder (default %(default)s)")
+    parser.add_argument("--keep", action="store_true", help="leave the stack running (scripts/down stops it)")
     options = parser.parse_args()
     if options.list:
         for fault in CATALOGUE.values():

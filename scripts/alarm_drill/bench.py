@@ -149,7 +149,7 @@ def settings_for(webhook_url: str, disk: Path) -> Mapping[str, str]:
     """Variables for scripts/up: short intervals, and a disk that can be filled."""
     return {
         "VOTEMILL_ALERTS__WEBHOOK_URL": webhook_url,
-        "VOTEMILL_ALERTS__INTERVAL_S": "1",
+        "VOTEMILL_ALERTS__INTERVAL_S": "2",
         "VOTEMILL_ALERTS__HASTE": "5",
         "VOTEMILL_ALERTS__GROUP_WAIT_S": "0.1",
         "VOTEMILL_ALERTS__GROUP_INTERVAL_S": "1",

@@ -36,7 +36,7 @@ def alerter(plan: Plan) -> Program:
     given = {name: value for name, value in os.environ.items() if not name.startswith("VOTEMILL_")}
     given |= {name: value for name, value in os.environ.items() if name.startswith(_FOR_ALERTER)}
     env = given | settings | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    return Program("alerter", "server", [sys.executable, "-m", "scripts.alerts"], env, steady_after_s=3)
+    return Program("alerter", "server", [sys.executable, "-m", "scripts.alerts"], env)
 
 
 def settings_env(plan: Plan) -> dict[str, str]:
