@@ -97,7 +97,8 @@ _HASHES = "+hget +hgetall +hmget +hset +hsetnx +hdel +hlen +hexists +hincrby +ex
 _FAN_OUT = f"&{names.FANOUT_CHANNEL}"
 RULES: Mapping[str, str] = {
     NODE: f"~room:* ~browser:* ~node:* ~{names.NODES_ALIVE_KEY} ~config:* ~limits* {_FAN_OUT} {_FAN_OUT}:*"
-    f" {_CONNECTS} {_SCRIPTS} {_HASHES} +time +get +set +del +zadd +zrem +zrangebyscore +publish +subscribe +unsubscribe",
+    f" {_CONNECTS} +time {_SCRIPTS} {_HASHES} +get +set +del +zadd +zrem +zrangebyscore +publish +subscribe"
+    " +unsubscribe",
     VOTES_WORKER: f"~room:* ~turn:* %R~config:* {_FAN_OUT} {_CONNECTS} {_SCRIPTS} {_HASHES} +set +publish",
     HOST_WORKER: f"~room:* ~browser:* ~turn:* ~lead:* %R~config:* {_FAN_OUT}"
     f" {_CONNECTS} {_SCRIPTS} {_HASHES} +get +set +pexpire +del +unlink +scan +publish",

@@ -1,1 +1,1 @@
-"""scripts/alarm-drill: injects one fault after another into a real stack, and waits for each one's alert at a webhook."""
+"""scripts/alarm-drill: injects faults into a real stack, and waits for the alert of each at a webhook."""

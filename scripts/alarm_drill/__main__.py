@@ -81,7 +81,7 @@ def drill(faults: list[Fault], run_dir: Path) -> list[Outcome]:
 
 def _up(run_dir: Path, webhook: Webhook) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("VOTEMILL_")}
-    env |= settings_for(webhook.url, disk_of(run_dir))
+    env |= {f"VOTEMILL_{name}": value for name, value in settings_for(webhook.url, disk_of(run_dir)).items()}
     command = [ROOT / "scripts" / "up", "--detach", "--run-dir", run_dir, "--port", str(ports.any_free())]
     command += ["--nodes", "2", "--metrics", "--tls", "--unlimited"]
     done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, timeout=280, check=False)
@@ -101,9 +101,7 @@ def _one(fault: Fault, bench: Bench, webhook: Webhook) -> Outcome:
     finally:
         bench.stack.mend()
     resolved = _await(webhook, fault.alert, "resolved", mended, RESOLVED_WITHIN_S) if alerted else None
-    outcome = Outcome(
-        fault, alerted and alerted - began, max(0.0, resolved - back) if resolved is not None else None
-    )
+    outcome = Outcome(fault, alerted and alerted - began, max(0.0, resolved - back) if resolved is not None else None)
     say(row(outcome))
     return outcome
 

@@ -145,13 +145,13 @@ def as_root(*command: str | Path) -> None:
     subprocess.run([*prefix, *map(str, command)], check=True, timeout=30, stdin=subprocess.DEVNULL)
 
 
-def settings_for(webhook_url: str, disk: Path) -> Mapping[str, str]:
-    """Variables for scripts/up: short intervals, and a disk that can be filled."""
+def settings_for(webhook_url: str, disk: Path) -> dict[str, str]:
+    """For scripts/up, as in its environment without ``VOTEMILL_``: short intervals, and a disk that can be filled."""
     return {
-        "VOTEMILL_ALERTS__WEBHOOK_URL": webhook_url,
-        "VOTEMILL_ALERTS__INTERVAL_S": "2",
-        "VOTEMILL_ALERTS__HASTE": "5",
-        "VOTEMILL_ALERTS__GROUP_WAIT_S": "0.1",
-        "VOTEMILL_ALERTS__GROUP_INTERVAL_S": "1",
-        "VOTEMILL_METRICS__WATCH_FOLDERS": f"@json {json.dumps([str(disk)])}",
+        "ALERTS__WEBHOOK_URL": webhook_url,
+        "ALERTS__INTERVAL_S": "2",
+        "ALERTS__HASTE": "5",
+        "ALERTS__GROUP_WAIT_S": "0.1",
+        "ALERTS__GROUP_INTERVAL_S": "1",
+        "METRICS__WATCH_FOLDERS": f"@json {json.dumps([str(disk)])}",
     }

@@ -220,8 +220,11 @@ def clock_skew(bench: Bench) -> Iterator[None]:
 @_fault("LogsDiverted")
 def log_sink_full(bench: Bench) -> Iterator[None]:
     """A worker whose stdout is a full disk, and which has something to tell of each vote."""
-    folder = {"VOTEMILL_LOG__FALLBACK_FOLDER": str(bench.stack.folder.logs / "diverted"), "VOTEMILL_LOG__LEVEL": "DEBUG"}
-    with open("/dev/full", "w") as out, _extra_worker(bench, "full", out, **folder):
+    folder = {
+        "VOTEMILL_LOG__FALLBACK_FOLDER": str(bench.stack.folder.logs / "diverted"),
+        "VOTEMILL_LOG__LEVEL": "DEBUG",
+    }
+    with Path("/dev/full").open("w") as out, _extra_worker(bench, "full", out, **folder):
         yield
 
 
@@ -300,5 +303,3 @@ def prepare(run_dir: Path) -> None:
     disk_of(run_dir).mkdir(parents=True, exist_ok=True)
     (run_dir / "log").mkdir(exist_ok=True)
     packages.install_missing(["faketime"], run_dir / "log" / "packages.log")
-
-

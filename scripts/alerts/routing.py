@@ -1,4 +1,4 @@
-"""scripts/alertmanager-config: prints Alertmanager's configuration, docker/alerts/alertmanager.yml with the settings."""
+"""scripts/alertmanager-config: Alertmanager's configuration, docker/alerts/alertmanager.yml with the settings."""
 
 from __future__ import annotations
 

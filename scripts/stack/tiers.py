@@ -97,7 +97,9 @@ def public_env(plan: Plan) -> dict[str, str]:
     guarded = {"TLS": "yes"} if plan.options.tls else {}
     guarded |= {"ACCOUNTS": "yes"} if plan.options.accounts else {}
     backup = {"PGBACKREST_CONFIG": str(pgbackrest.configuration(plan.folder))} if plan.options.backup else {}
-    metrics = {"GRAPHITE_URL": plan.graphite_url, "ALERTMANAGER_URL": plan.alertmanager_url} if plan.options.metrics else {}
+    metrics = (
+        {"GRAPHITE_URL": plan.graphite_url, "ALERTMANAGER_URL": plan.alertmanager_url} if plan.options.metrics else {}
+    )
     return (
         standby
         | guarded

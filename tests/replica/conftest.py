@@ -15,11 +15,15 @@ from typing import Any
 
 import pytest
 
+from scripts.alarm_drill.bench import settings_for
+from scripts.alarm_drill.faults import disk_of
+from scripts.alarm_drill.webhook import Webhook
 from scripts.faults.guest import Guest
 from scripts.faults.stack import RunningStack
 from scripts.loadtest import rest
+from scripts.stack import ports
 from scripts.stack.supervision import wait_until
-from tests.own_stack import own_stack
+from tests.own_stack import own_stack, process_number
 from tests.replica.superuser import ask
 
 SOON_S = 30
@@ -117,8 +121,17 @@ def export(node: rest.Base, room: rest.Room) -> list[list[str]]:
 
 
 @pytest.fixture(scope="package")
-def replica_stack(run_dir: Path) -> Iterator[ReplicaStack]:
-    settings = {"DATABASE__REPLICA_MAX_LAG_S": str(MAX_LAG_S)}
+def webhook() -> Iterator[Webhook]:
+    """Where the stack's alerts arrive."""
+    with Webhook(ports.any_free()) as webhook:
+        yield webhook
+
+
+@pytest.fixture(scope="package")
+def replica_stack(run_dir: Path, webhook: Webhook) -> Iterator[ReplicaStack]:
+    folder = run_dir / "stacks" / f"replica-{process_number()}"
+    disk_of(folder).mkdir(parents=True, exist_ok=True)
+    settings = settings_for(webhook.url, disk_of(folder)) | {"DATABASE__REPLICA_MAX_LAG_S": str(MAX_LAG_S)}
     with own_stack(run_dir, "replica", "--replica", "--metrics", settings=settings) as folder:
         yield ReplicaStack(folder)
 
