@@ -82,3 +82,13 @@ def test_without_a_file_the_list_counts_and_another_one_when_there_is_one(tmp_pa
     ring = KeyRing([], tmp_path / "keys.json")
     ring.use([SigningKey("c" * 32)])
     assert ring.usable() == [OLD.key]
+
+
+def test_the_age_of_the_key_that_signs_is_known_when_somebody_wrote_down_when_it_was_made(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    new, old = rotated([SigningKey("o" * 32, now - timedelta(days=200))], now, MINUTE, MONTH).keys
+    file = tmp_path / "keys.json"
+    # The new one doesn't sign yet
+    write(file, new, old)
+    assert KeyRing([], file).signing_age_days() == pytest.approx(200, abs=0.1)
+    assert KeyRing([SigningKey("o" * 32)], None).signing_age_days() is None
