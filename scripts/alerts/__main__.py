@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import platform
 import signal
 import sys
 import time
@@ -88,7 +89,7 @@ def main() -> int:
     if missing:
         print(f"settings: {', '.join(missing)}: the alerter needs it", file=sys.stderr)
         return EX_CONFIG
-    logs.configure(settings.log, service="alerter", instance="alerter", environment=settings.environment)
+    logs.configure(settings.log, service="alerter", instance=platform.node(), environment=settings.environment)
     try:
         asyncio.run(run(settings))
     except RulesError as error:

@@ -10,9 +10,8 @@ from typing import Literal
 import msgspec
 
 from models.runtime import graphs
-from scripts.stack.run_folder import ROOT
 
-RULES_FILE = ROOT / "docker" / "alerts" / "rules.toml"
+RULES_FILE = Path(__file__).parents[2] / "docker" / "alerts" / "rules.toml"
 RUNBOOK = "nomad/runbook.md"
 OWN = ("alerter alive", "alerter unread_s")  # what the alerter knows without Graphite
 

@@ -134,3 +134,10 @@ def test_without_settings_of_its_own_it_is_for_production() -> None:
     bare = {name: value for name, value in os.environ.items() if not name.startswith("VOTEMILL_")}
     done = subprocess.run([IMAGE, "run", "node"], env=bare, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == EX_CONFIG and "refused in production" in done.stderr
+
+
+def test_an_alerter_looks_at_the_rules_again_and_again_until_it_is_told_to_end(tmp_path: Path) -> None:
+    log, nobody = tmp_path / "log", f"http://{ports.LOOPBACK}:9"
+    settings = {"METRICS__GRAPHITE_URL": nobody, "ALERTS__ALERTMANAGER_URL": nobody, "ALERTS__INTERVAL_S": "0.5"}
+    with running(log, "alerter", **settings) as alerter:
+        wait_for(lambda: log.read_text().count("graphite_unread") > 1, alerter, log)
