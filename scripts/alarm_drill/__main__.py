@@ -11,10 +11,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg2
+import redis
+
 from scripts.alarm_drill.bench import Bench, settings_for
 from scripts.alarm_drill.faults import CATALOGUE, Fault, disk_of, prepare
 from scripts.alarm_drill.webhook import Webhook
 from scripts.faults.stack import NotRunning, RunningStack
+from scripts.loadtest import rest
 from scripts.stack import ports
 from scripts.stack.progress import StepFailed, say
 from scripts.stack.run_folder import ROOT, RunFolder
@@ -98,6 +102,16 @@ def _one(fault: Fault, bench: Bench, webhook: Webhook) -> Outcome:
             alerted = _await(webhook, fault.alert, "firing", began, ALERTED_WITHIN_S)
             mended = time.monotonic()
         back = time.monotonic()
+    except (
+        OSError,
+        RuntimeError,
+        subprocess.SubprocessError,
+        rest.RestError,
+        psycopg2.Error,
+        redis.RedisError,
+    ) as error:
+        say(f"✗ {fault.name}: {error!r}")
+        return Outcome(fault, None, None)
     finally:
         bench.stack.mend()
     resolved = _await(webhook, fault.alert, "resolved", mended, RESOLVED_WITHIN_S) if alerted else None

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,22 +48,14 @@ class Bench:
         self._voter.join(_ENDS_WITHIN_S)
 
     def _vote(self) -> None:
-        """Again and again, whatever breaks; after a cut as somebody else."""
-        number = 0
+        """Again and again, whatever breaks; after a cut or a refusal as somebody else."""
         while not self._done.is_set():
-            guest = None
-            try:
-                guest = Guest(self.node)
-                number += 1
-                guest.join(self.room.code, f"voter {number} {time.time():.3f}")
-                while not self._done.wait(_VOTE_EVERY_S):
-                    guest.vote(self.room.code, number % 2)
-                    number += 1
-            except (ConnectionLost, OSError, TimeoutError):
-                self._done.wait(1)
-            finally:
-                if guest is not None:
-                    guest.close()
+            with suppress(ConnectionLost, OSError, TimeoutError), closing(Guest(self.node)) as guest:
+                joined = guest.join(self.room.code, f"voter {time.time():.3f}").success
+                option = 0
+                while joined and not self._done.wait(_VOTE_EVERY_S):
+                    guest.vote(self.room.code, option := 1 - option)
+            self._done.wait(1)
 
     @contextmanager
     def superuser(self) -> Iterator[psycopg2.extensions.cursor]:

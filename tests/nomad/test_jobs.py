@@ -91,6 +91,12 @@ MISTAKES = [
     ),
     # settings that the processes would refuse
     (
+        "variables/production.hcl",
+        'alertmanager_url = "http://alertmanager-1',
+        'alertmanager_url = "tcp://alertmanager-1',
+        "alerter: alerts.alertmanager_url: expected http(s)://HOST:PORT",
+    ),
+    (
         "worker.nomad.hcl",
         'VOTEMILL_DATABASE__CA_FILE    = "${NOMAD_SECRETS_DIR}/ca.pem"\n',
         "",
