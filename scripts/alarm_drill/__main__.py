@@ -86,7 +86,7 @@ def drill(faults: list[Fault], run_dir: Path) -> list[Outcome]:
 def _up(run_dir: Path, webhook: Webhook) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("VOTEMILL_")}
     env |= {f"VOTEMILL_{name}": value for name, value in settings_for(webhook.url, disk_of(run_dir)).items()}
-    command = [ROOT / "scripts" / "up", "--detach", "--run-dir", run_dir, "--port", str(ports.any_free())]
+    command = [str(ROOT / "scripts" / "up"), "--detach", "--run-dir", str(run_dir), "--port", str(ports.any_free())]
     command += ["--nodes", "2", "--metrics", "--tls", "--unlimited"]
     done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, timeout=280, check=False)
     if done.returncode != 0:

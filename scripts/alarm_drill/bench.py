@@ -87,7 +87,7 @@ class Bench:
         return env
 
     @contextmanager
-    def extra(self, module: str, *arguments: str, env: Mapping[str, str], out: IO[Any]) -> Iterator[None]:
+    def beside(self, module: str, *arguments: str, env: Mapping[str, str], out: IO[Any]) -> Iterator[None]:
         """A process of ours beside the stack's."""
         command = [sys.executable, "-m", module, *arguments]
         process = subprocess.Popen(command, env=dict(env), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out)

@@ -279,7 +279,7 @@ def secrets_failing(bench: Bench) -> Iterator[None]:
         "VOTEMILL_SECRETS__REFRESH_S": "2",
         "VOTEMILL_NODE__DRAIN_S": "0.5",
     }
-    with bench.log("secrets") as out, bench.extra("socket_tier", env=env, out=out):
+    with bench.log("secrets") as out, bench.beside("socket_tier", env=env, out=out):
         port = int(env["VOTEMILL_NODE__PORT"])
         wait_until(lambda: answers_ready(port), 60, "the node is not ready", bench.stack.folder.log("drill-secrets"))
         write_private(folder / "broker.url", "no address at all")
@@ -289,7 +289,7 @@ def secrets_failing(bench: Bench) -> Iterator[None]:
 @contextmanager
 def _extra_worker(bench: Bench, name: str, out: IO[Any], **more: str) -> Iterator[None]:
     env = bench.env_of("worker-1") | {"VOTEMILL_WORKER__NAME": f"drill-{name}"} | more
-    with bench.extra("workers", "votes", env=env, out=out):
+    with bench.beside("workers", "votes", env=env, out=out):
         yield
 
 
