@@ -21,6 +21,7 @@ from scripts.faults.guest import Guest
 from scripts.loadtest import rest
 from scripts.stack import certificates, packages, ports
 from scripts.stack.data_folders import write_for_server
+from scripts.stack.program import launch_file
 from scripts.stack.run_folder import ROOT, write_private
 from scripts.stack.services import rabbitmq
 from scripts.stack.services.haproxy import answers_ready
@@ -210,11 +211,19 @@ def disk_full(bench: Bench) -> Iterator[None]:
 
 @_fault("ClockSkew")
 def clock_skew(bench: Bench) -> Iterator[None]:
-    """A worker whose clock is three seconds ahead."""
+    """PostgreSQL's clock is three seconds ahead of everybody else's."""
+    file = launch_file(bench.stack.folder, "postgres")
+    before = file.read_text()
+    described = json.loads(before)
     library = next(Path("/usr/lib").glob(_FAKETIME))
-    fake = {"LD_PRELOAD": str(library), "FAKETIME": "+3s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-    with bench.log("skewed") as out, _extra_worker(bench, "skewed", out, **fake):
+    described["env"] |= {"LD_PRELOAD": str(library), "FAKETIME": "+3s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    write_private(file, json.dumps(described))
+    try:
+        bench.stack["postgres"].restart()
         yield
+    finally:
+        write_private(file, before)
+        bench.stack["postgres"].restart()
 
 
 @_fault("LogsDiverted")
