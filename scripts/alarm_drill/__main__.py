@@ -22,11 +22,9 @@ from scripts.loadtest import rest
 from scripts.stack import ports
 from scripts.stack.progress import StepFailed, say
 from scripts.stack.run_folder import ROOT, RunFolder
-from scripts.stack.supervision import wait_until
 
 ALERTED_WITHIN_S = 120.0
 RESOLVED_WITHIN_S = 240.0
-QUIET_WITHIN_S = 240.0
 _SHARE = 0.95
 _PORT = "drill_webhook_port"
 
@@ -94,7 +92,7 @@ def _up(run_dir: Path, webhook: Webhook) -> None:
 
 
 def _one(fault: Fault, bench: Bench, webhook: Webhook) -> Outcome:
-    wait_until(lambda: quiet(webhook, fault.alert), QUIET_WITHIN_S, f"{fault.alert} does not end")
+    bench.calm_down()
     began = time.monotonic()
     mended = began
     try:
@@ -128,12 +126,6 @@ def _await(webhook: Webhook, alert: str, status: str, since: float, within_s: fl
             return notice.at
         time.sleep(0.1)
     return None
-
-
-def quiet(webhook: Webhook, alert: str) -> bool:
-    """Whether it has ended wherever it was told, as far as was told here."""
-    last = {frozenset(one.labels.items()): one.status for one in webhook.notices if one.alert == alert}
-    return "firing" not in last.values()
 
 
 def table(outcomes: list[Outcome]) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -24,9 +25,11 @@ from scripts.loadtest import rest
 from scripts.loadtest.connection import ConnectionLost
 from scripts.stack.program import launch_file
 from scripts.stack.run_folder import ROOT
+from scripts.stack.supervision import wait_until
 
 _VOTE_EVERY_S = 0.3
 _ENDS_WITHIN_S = 40
+_CALM_WITHIN_S = 240
 
 
 class Bench:
@@ -56,6 +59,19 @@ class Bench:
                 while joined and not self._done.wait(_VOTE_EVERY_S):
                     guest.vote(self.room.code, option := 1 - option)
             self._done.wait(1)
+
+    def firing(self) -> set[str]:
+        """The alerts that Alertmanager knows of."""
+        url = f"{self.stack.env['ALERTMANAGER_URL']}/api/v2/alerts"
+        with urllib.request.urlopen(url, timeout=5) as answer:  # always http  # nosec B310
+            return {alert["labels"]["alertname"] for alert in json.load(answer)}
+
+    def calm_down(self) -> None:
+        """Return when nothing fires but what always does: figures have come, and what was broken is well again.
+
+        :raises StepFailed: something goes on
+        """
+        wait_until(lambda: self.firing() == {"DeadMansSwitch"}, _CALM_WITHIN_S, "alerts do not end")
 
     @contextmanager
     def superuser(self) -> Iterator[psycopg2.extensions.cursor]:

@@ -66,12 +66,6 @@ def test_what_operators_are_promised_has_a_rule() -> None:
     assert RULES["NoData"].no_data == RULES["NoWorkers"].no_data == "fires"
 
 
-@pytest.mark.proves("E1")
-def test_a_pool_that_fills_is_told_before_calls_fail() -> None:
-    filling = RULES["PoolFilling"]
-    assert filling.due(0.75) and not filling.due(0.5)
-
-
 @pytest.mark.proves("FR-020")
 def test_grafana_has_the_same_rules() -> None:
     assert grafana.FILE.read_text() == grafana.provisioning(), "run scripts/grafana-alerts"
