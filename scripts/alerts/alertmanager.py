@@ -34,22 +34,21 @@ class Alertmanager:
         # What an alerter that has died leaves firing ends by itself.
         self._stays_s = max(_LEAST_STAY_S, _ROUNDS * settings.alerts.interval_s)
 
-    async def tell(self, alarms: Iterable[Alarm], now: float) -> bool:
-        """Whether one of them has taken it. What has been told before is told again: they may have restarted."""
+    async def tell(self, alarms: Iterable[Alarm], now: float) -> None:
+        """Whoever is away is told in the next round. What has been told before is told again: they may have restarted."""
         alerts = [self._alert(alarm, now) for alarm in alarms]
-        return any(await asyncio.gather(*(self._post(url, alerts) for url in self._urls)))
+        await asyncio.gather(*(self._post(url, alerts) for url in self._urls))
 
-    async def _post(self, url: str, alerts: list[dict[str, Any]]) -> bool:
+    async def _post(self, url: str, alerts: list[dict[str, Any]]) -> None:
         try:
             timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
             async with self._session.post(url, json=alerts, timeout=timeout) as answer:
                 if answer.status == 200:
-                    return True
+                    return
                 error = f"status {answer.status}: {(await answer.content.read(300)).decode(errors='replace')}"
         except (aiohttp.ClientError, TimeoutError) as problem:
             error = repr(problem)
         log.error("alertmanager_untold", extra={"url": url, "alerts": len(alerts), "error": error})
-        return False
 
     def _alert(self, alarm: Alarm, now: float) -> dict[str, Any]:
         rule, settings = self._rules[alarm.rule], self._settings
