@@ -35,7 +35,7 @@ class Alertmanager:
         self._stays_s = max(_LEAST_STAY_S, _ROUNDS * settings.alerts.interval_s)
 
     async def tell(self, alarms: Iterable[Alarm], now: float) -> None:
-        """Whoever is away is told in the next round. What has been told before is told again: they may have restarted."""
+        """All of them, again and again: whoever is away, or has restarted, is told in the next round."""
         alerts = [self._alert(alarm, now) for alarm in alarms]
         await asyncio.gather(*(self._post(url, alerts) for url in self._urls))
 
