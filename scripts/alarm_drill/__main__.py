@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg2
 import redis
 
-from scripts.alarm_drill.bench import Bench, settings_for
+from scripts.alarm_drill.bench import SHORT_INTERVALS, Bench, settings_for
 from scripts.alarm_drill.faults import CATALOGUE, Fault, disk_of, prepare
 from scripts.alarm_drill.webhook import Webhook
 from scripts.faults.stack import NotRunning, RunningStack
@@ -47,6 +48,7 @@ def main() -> int:
     parser.add_argument("faults", nargs="*", metavar="FAULT", help="only these (default: all; --list shows them)")
     parser.add_argument("--list", action="store_true", help="show the catalogue")
     parser.add_argument("--run-dir", default=".run-alarms", help="the stack's folder (default %(default)s)")
+    parser.add_argument("--as-shipped", action="store_true", help="with the intervals and waits that production has")
     parser.add_argument("--keep", action="store_true", help="leave the stack running (scripts/down stops it)")
     options = parser.parse_args()
     if options.list:
@@ -56,7 +58,11 @@ def main() -> int:
     if unknown := [name for name in options.faults if name not in CATALOGUE]:
         parser.error(f"{', '.join(unknown)}: choose from {', '.join(CATALOGUE)}")
     try:
-        outcomes = drill([CATALOGUE[name] for name in options.faults or CATALOGUE], Path(options.run_dir).resolve())
+        outcomes = drill(
+            [CATALOGUE[name] for name in options.faults or CATALOGUE],
+            Path(options.run_dir).resolve(),
+            {} if options.as_shipped else SHORT_INTERVALS,
+        )
     except (StepFailed, NotRunning) as failure:
         say(f"✗ {failure}")
         return 2
@@ -64,7 +70,7 @@ def main() -> int:
     return 0 if sum(one.well for one in outcomes) >= _SHARE * len(outcomes) else 1
 
 
-def drill(faults: list[Fault], run_dir: Path) -> list[Outcome]:
+def drill(faults: list[Fault], run_dir: Path, intervals: Mapping[str, str]) -> list[Outcome]:
     """One after the other, on a stack that is started unless it runs.
 
     :raises StepFailed: it can't be
@@ -75,15 +81,15 @@ def drill(faults: list[Fault], run_dir: Path) -> list[Outcome]:
     folder.remember(**{_PORT: port})
     prepare(run_dir)
     with Webhook(port) as webhook:
-        _up(run_dir, webhook)
+        _up(run_dir, settings_for(webhook.url, disk_of(run_dir)) | intervals)
         stack = RunningStack(run_dir)
         with Bench(stack) as bench:
             return [_one(fault, bench, webhook) for fault in faults]
 
 
-def _up(run_dir: Path, webhook: Webhook) -> None:
+def _up(run_dir: Path, settings: Mapping[str, str]) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("VOTEMILL_")}
-    env |= {f"VOTEMILL_{name}": value for name, value in settings_for(webhook.url, disk_of(run_dir)).items()}
+    env |= {f"VOTEMILL_{name}": value for name, value in settings.items()}
     command = [str(ROOT / "scripts" / "up"), "--detach", "--run-dir", str(run_dir), "--port", str(ports.any_free())]
     command += ["--nodes", "2", "--metrics", "--tls", "--unlimited"]
     done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, timeout=280, check=False)

@@ -162,12 +162,13 @@ def as_root(*command: str | Path) -> None:
 
 
 def settings_for(webhook_url: str, disk: Path) -> dict[str, str]:
-    """For scripts/up, as in its environment without ``VOTEMILL_``: short intervals, and a disk that can be filled."""
-    return {
-        "ALERTS__WEBHOOK_URL": webhook_url,
-        "ALERTS__INTERVAL_S": "2",
-        "ALERTS__HASTE": "5",
-        "ALERTS__GROUP_WAIT_S": "0.1",
-        "ALERTS__GROUP_INTERVAL_S": "1",
-        "METRICS__WATCH_FOLDERS": f"@json {json.dumps([str(disk)])}",
-    }
+    """For scripts/up, as in its environment without ``VOTEMILL_``: a channel, and a disk that can be filled."""
+    return {"ALERTS__WEBHOOK_URL": webhook_url, "METRICS__WATCH_FOLDERS": f"@json {json.dumps([str(disk)])}"}
+
+
+SHORT_INTERVALS = {
+    "ALERTS__INTERVAL_S": "2",
+    "ALERTS__HASTE": "5",
+    "ALERTS__GROUP_WAIT_S": "0.1",
+    "ALERTS__GROUP_INTERVAL_S": "1",
+}

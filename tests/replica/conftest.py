@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from scripts.alarm_drill.bench import settings_for
+from scripts.alarm_drill.bench import SHORT_INTERVALS, settings_for
 from scripts.alarm_drill.faults import disk_of
 from scripts.alarm_drill.webhook import Webhook
 from scripts.faults.guest import Guest
@@ -131,7 +131,8 @@ def webhook() -> Iterator[Webhook]:
 def replica_stack(run_dir: Path, webhook: Webhook) -> Iterator[ReplicaStack]:
     folder = run_dir / "stacks" / f"replica-{process_number()}"
     disk_of(folder).mkdir(parents=True, exist_ok=True)
-    settings = settings_for(webhook.url, disk_of(folder)) | {"DATABASE__REPLICA_MAX_LAG_S": str(MAX_LAG_S)}
+    settings = settings_for(webhook.url, disk_of(folder)) | SHORT_INTERVALS
+    settings["DATABASE__REPLICA_MAX_LAG_S"] = str(MAX_LAG_S)
     with own_stack(run_dir, "replica", "--replica", "--metrics", settings=settings) as folder:
         yield ReplicaStack(folder)
 
