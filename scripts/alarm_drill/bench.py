@@ -163,7 +163,11 @@ def as_root(*command: str | Path) -> None:
 
 def settings_for(webhook_url: str, disk: Path) -> dict[str, str]:
     """For scripts/up, as in its environment without ``VOTEMILL_``: a channel, and a disk that can be filled."""
-    return {"ALERTS__WEBHOOK_URL": webhook_url, "METRICS__WATCH_FOLDERS": f"@json {json.dumps([str(disk)])}"}
+    return {
+        "ALERTS__WEBHOOK_URL": webhook_url,
+        "ALERTS__WATCHDOG_URL": webhook_url,
+        "METRICS__WATCH_FOLDERS": f"@json {json.dumps([str(disk)])}",
+    }
 
 
 SHORT_INTERVALS = {

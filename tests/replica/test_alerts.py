@@ -55,6 +55,7 @@ def test_faults_are_told_at_a_webhook_within_two_minutes_and_end_when_they_are_m
         wait_until(lambda: not missing("firing", began), TWO_MINUTES_S, f"untold of {HANDFUL}")
         mended = time.monotonic()
     wait_until(lambda: not missing("resolved", mended), TWO_MINUTES_S, f"not resolved of {HANDFUL}")
+    assert webhook.first("DeadMansSwitch", "firing", 0) is not None
     # A pool that fills is told before any call has failed for it.
     assert webhook.first("PoolExhausted", "firing", began) is None
     missed = webhook.first("NoWorkers", "firing", began)
