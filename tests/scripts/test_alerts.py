@@ -223,7 +223,7 @@ def peer() -> Iterator[Peer]:
 def alerter(peer: Peer, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     settings = {
         "METRICS__GRAPHITE_URL": peer.url,
-        "METRICS__GRAPHITE_TIMEOUT_S": "2",
+        "METRICS__GRAPHITE_TIMEOUT_S": "60",
         "ALERTS__ALERTMANAGER_URL": peer.url,
         "ALERTS__INTERVAL_S": "0.1",
         "ALERTS__HASTE": "60",
