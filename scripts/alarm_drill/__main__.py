@@ -81,7 +81,7 @@ def drill(faults: list[Fault], run_dir: Path, intervals: Mapping[str, str]) -> l
     folder.remember(**{_PORT: port})
     prepare(run_dir)
     with Webhook(port) as webhook:
-        _up(run_dir, settings_for(webhook.url, disk_of(run_dir)) | intervals)
+        _up(run_dir, {**settings_for(webhook.url, disk_of(run_dir)), **intervals})
         stack = RunningStack(run_dir)
         with Bench(stack) as bench:
             return [_one(fault, bench, webhook) for fault in faults]
