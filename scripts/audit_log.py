@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="scripts/audit", description=__doc__)
-    parser.add_argument("--since", type=_duration, default="24h", help="how far back: 90s, 15m, 12h, 7d (default 24h)")
+    parser.add_argument("--since", type=duration, default="24h", help="how far back: 90s, 15m, 12h, 7d (default 24h)")
     parser.add_argument("--event", help="rate_limited, origin_refused, invalid_input, poll_created, ...")
     parser.add_argument("--outcome", choices=["ok", "refused", "failed"])
     parser.add_argument("--room", help="a room code")
@@ -73,7 +73,7 @@ def line(entry: Kept) -> str:
     return f"{at}  {entry.outcome:<7}  {entry.event:<26} {entry.action:<24} {told}".rstrip()
 
 
-def _duration(text: str) -> int:
+def duration(text: str) -> int:
     """Seconds."""
     match = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text)
     if match is None:

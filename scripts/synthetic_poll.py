@@ -27,7 +27,11 @@ _AGAIN_AFTER_S = 3.0
 
 
 class NotReached(Exception):
-    """No answer, or one that asks to come back later."""
+    """No answer, or a refusal; ``told`` is what the service says of it."""
+
+    def __init__(self, message: str, told: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.told = told or {}
 
 
 class VotesWrong(Exception):
@@ -58,9 +62,9 @@ async def _poll(url: str, voters: int) -> Counter[int]:
     timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
     async with aiohttp.ClientSession(url, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
         question = {"question": "Does everything work?", "options": OPTIONS}
-        poll = await _call(session, "POST", "/api/polls", question)
+        poll = await call(session, "POST", "/api/polls", question)
         code, host = poll["roomCode"], {"Authorization": f"Bearer {poll['hostToken']}"}
-        change = partial(_call, session, "POST", f"/api/polls/{code}/state", headers=host)
+        change = partial(call, session, "POST", f"/api/polls/{code}/state", headers=host)
         await change(body={"newState": "open"})
         try:
             async with _joined([Voter(url, code, number) for number in range(voters)]) as crowd:
@@ -72,7 +76,7 @@ async def _poll(url: str, voters: int) -> Counter[int]:
             with suppress(aiohttp.ClientError, TimeoutError, NotReached):  # it may be what doesn't answer
                 await change(body={"newState": "closed"})
             raise
-        told = await _call(session, "GET", f"/api/polls/{code}")
+        told = await call(session, "GET", f"/api/polls/{code}")
         finals = [voter.seen["votes"] for voter in crowd] + [told["votes"]]
         if any(votes != _in_order(wanted) for votes in finals):
             raise VotesWrong(f"voted {_in_order(wanted)}, final totals {finals}")
@@ -80,34 +84,55 @@ async def _poll(url: str, voters: int) -> Counter[int]:
 
 
 class Voter:
-    """One participant. ``seen``: the last vote-update."""
+    """One participant. ``seen``: the last vote-update; ``recorded``: commandIds of votes that are stored.
 
-    def __init__(self, url: str, code: str, number: int) -> None:
+    ``token`` makes it the same participant as before. ``options`` are the client's own.
+    """
+
+    def __init__(self, url: str, code: str, number: int, token: str = "", **options: Any) -> None:
         self._url = url
         self._code = code
         self._number = number
-        self._socket = socketio.AsyncClient(reconnection=False)
+        self._socket = socketio.AsyncClient(reconnection=False, **options)
         self._socket.on("vote-update", self._shown)
+        self._socket.on("vote-recorded", self._stored)
+        self.token = token
         self.seen: dict[str, Any] = {}
+        self.recorded: set[str] = set()
         self.news = asyncio.Event()
 
     def _shown(self, update: dict[str, Any]) -> None:
         self.seen = update
         self.news.set()
 
-    async def joins(self) -> None:
+    def _stored(self, receipt: dict[str, Any]) -> None:
+        self.recorded.add(receipt.get("commandId", ""))
+        self.news.set()
+
+    async def connects(self) -> None:
         await self._socket.connect(self._url, transports=["websocket"], wait_timeout=_ANSWER_S)
-        joined = await self._ask("join-room", {"roomCode": self._code, "nickname": f"Voter {self._number}"})
-        self._id = joined["participantId"]
+
+    async def joins(self) -> None:
+        payload = {"roomCode": self._code, "nickname": f"Voter {self._number}"}
+        joined = await self._ask("join-room", payload | ({"participantToken": self.token} if self.token else {}))
+        self._id, self.token = joined["participantId"], joined["participantToken"]
 
     async def votes(self) -> int:
         """Vote twice; the choice that counts."""
         for option in (self._number, self._number + 1):
-            await self._ask(
-                "submit-vote",
-                {"roomCode": self._code, "participantId": self._id, "optionIndex": option % len(OPTIONS)},
-            )
+            await self.chooses(option % len(OPTIONS))
         return (self._number + 1) % len(OPTIONS)
+
+    async def chooses(self, option: int, command_id: str = "") -> None:
+        """Vote; returns when the vote is acked."""
+        payload = {"roomCode": self._code, "participantId": self._id, "optionIndex": option}
+        await self._ask("submit-vote", payload | ({"commandId": command_id} if command_id else {}))
+
+    async def hears(self, wanted: Callable[[], bool]) -> None:
+        """Wait for it, which events bring; the caller has a deadline."""
+        while not wanted():
+            self.news.clear()
+            await self.news.wait()
 
     async def leaves(self) -> None:
         await self._socket.disconnect()
@@ -115,7 +140,7 @@ class Voter:
     async def _ask(self, event: str, payload: dict[str, Any]) -> dict[str, Any]:
         ack: dict[str, Any] = await self._socket.call(event, payload, timeout=_ANSWER_S)
         if not ack.get("success"):
-            raise NotReached(f"{event}: {ack.get('error')}")
+            raise NotReached(f"{event}: {ack.get('error')}", ack)
         return ack
 
 
@@ -124,6 +149,7 @@ async def _joined(crowd: list[Voter]) -> AsyncIterator[list[Voter]]:
     """Voters who have joined, and leave at the end."""
     try:
         for voter in crowd:
+            await voter.connects()
             await voter.joins()
         yield crowd
     finally:
@@ -135,24 +161,33 @@ async def _see(crowd: list[Voter], wanted: Callable[[dict[str, Any]], bool], wha
     for voter in crowd:
         try:
             async with asyncio.timeout(_SHOWN_S):
-                while not (voter.seen and wanted(voter.seen)):
-                    voter.news.clear()
-                    await voter.news.wait()
+                await voter.hears(partial(_shows, voter, wanted))
         except TimeoutError:
             raise VotesWrong(f"{what} never showed; the last were {voter.seen.get('votes')}") from None
+
+
+def _shows(voter: Voter, wanted: Callable[[dict[str, Any]], bool]) -> bool:
+    return bool(voter.seen) and wanted(voter.seen)
 
 
 def _in_order(votes: Counter[int]) -> list[int]:
     return [votes[option] for option in range(len(OPTIONS))]
 
 
-async def _call(
+async def call(
     session: aiohttp.ClientSession, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
 ) -> dict[str, Any]:
+    """The answer to a REST call.
+
+    :raises NotReached: a refusal
+    """
     async with session.request(method, path, json=body, headers=headers) as answer:
-        told: dict[str, Any] = await answer.json(content_type=None)
+        try:
+            told: dict[str, Any] = await answer.json(content_type=None)
+        except ValueError:
+            raise NotReached(f"{method} {path}: {answer.status}, and no JSON") from None
         if answer.status >= 400:
-            raise NotReached(f"{method} {path}: {answer.status} {told.get('error')}")
+            raise NotReached(f"{method} {path}: {answer.status} {told.get('error')}", told)
         return told
 
 

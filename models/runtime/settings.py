@@ -301,6 +301,16 @@ class BackupSettings(Section):
     full_kept: Count
 
 
+class ProbeSettings(Section):
+    url: PublicUrl
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$", description="letters, digits, _ and -")]
+    every_s: Seconds
+    deadline_s: Annotated[float, Meta(gt=0, le=10)]
+    poll_s: Seconds
+    folder: str
+    record_bytes: Annotated[int, Meta(ge=10_000)]
+
+
 class ShedSettings(Section):
     read_only: bool
     newcomers_lag_s: Seconds
@@ -366,6 +376,7 @@ class Settings(msgspec.Struct, frozen=True):
     audit: AuditSettings
     retention: RetentionSettings
     backup: BackupSettings
+    probe: ProbeSettings
     shed: ShedSettings
     log: LogSettings
     metrics: MetricSettings

@@ -28,6 +28,7 @@ _UNUSED = {
     "node": {"database", "worker"},
     "worker": {"node", "security"},
     "alerter": ALERTER_UNUSED,
+    "probe": SECTIONS.keys() - {"probe", "log", "metrics", "limits"},
     "migrate": SECTIONS.keys() - {"database", "secrets"},
 }
 _SECRET = re.compile(r"(?i)password|secret|token|_key|signing|://[^/{$]*:[^/{$]*@")

@@ -49,6 +49,7 @@ def test_everything_starts_after_what_it_needs_is_healthy(services: dict[str, An
     for ours in ("node", "votes-worker", "host-worker"):
         assert services[ours]["depends_on"].keys() == {"migrate", "rabbitmq", "redis"}
     assert services["migrate"]["depends_on"].keys() == {"postgres"}
+    assert services["probe"]["depends_on"].keys() == {"node", "votes-worker", "host-worker"}
     assert services["haproxy"]["depends_on"].keys() == {"node", "votes-worker", "host-worker"}
     # Nobody waits for metrics, and a stack without them lacks nothing.
     metrics = {name for name, service in services.items() if "metrics" in service.get("profiles", [])}
@@ -58,7 +59,7 @@ def test_everything_starts_after_what_it_needs_is_healthy(services: dict[str, An
 
 @pytest.mark.proves("FR-022", "FR-024")
 def test_our_containers_can_write_nothing_and_gain_nothing(services: dict[str, Any]) -> None:
-    ours = ("migrate", "node", "votes-worker", "host-worker", "alerter")
+    ours = ("migrate", "node", "votes-worker", "host-worker", "alerter", "probe")
     for name in (*ours, "haproxy", "statsd", "carbon", "graphite", "alertmanager", "log-shipper"):
         service = services[name]
         assert service["read_only"] and service["cap_drop"] == ["ALL"], name

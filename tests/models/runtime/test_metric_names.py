@@ -10,6 +10,7 @@ import pytest
 from models.runtime import certificates, metrics, process_levels
 from models.runtime.metrics import Metrics, Names, listed
 from models.runtime.secrets import watch
+from scripts.probing.metrics import ProbeMetrics
 from scripts.stack.run_folder import ROOT
 from socket_tier.metrics import NodeMetrics
 from workers.metrics import WorkerMetrics
@@ -67,7 +68,7 @@ def test_what_is_measured_is_listed(tier: type[Metrics]) -> None:
     assert found > 30
 
 
-@TIERS
+@pytest.mark.parametrize("tier", [NodeMetrics, WorkerMetrics, ProbeMetrics])
 def test_a_sentence_stands_beside_each_name(tier: type[Metrics]) -> None:
     for name, sentence in {**tier.names.counters, **tier.names.gauges, **tier.names.timings}.items():
         assert re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*(\.\*)?", name), name

@@ -1,0 +1,1 @@
+"""The synthetic voter (role ``probe``): rounds of voting, their record, and the report of availability from it."""

@@ -1,0 +1,91 @@
+"""The synthetic voter's record of real outages, and the report from it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.faults.stack import RunningStack
+from scripts.probing.rounds import OK
+from scripts.stack.run_folder import ROOT
+from scripts.stack.supervision import wait_until
+from tests.breakable import second_stack
+from tests.scripts.test_probe import WITHIN_S, ended, probing, recorded
+
+pytestmark = second_stack
+_DEADLINE_S = 2.0
+_LATE_S = 15.0  # of a round on a machine that has much else to do
+
+
+def works(folder: Path, name: str) -> None:
+    """Wait for two rounds that begin from now on and are good."""
+    now = time.time()
+    wait_until(
+        lambda: [found["outcome"] for found in recorded(folder, name) if found["at"] > now][-2:] == [OK, OK],
+        WITHIN_S,
+        f"{name} sees nothing work: {recorded(folder, name)[-3:]}",
+    )
+
+
+def fails(folder: Path, name: str, step: str) -> None:
+    now = time.time()
+    wait_until(
+        lambda: any(found.get("step") == step for found in recorded(folder, name) if found["at"] > now),
+        WITHIN_S,
+        f"{name} didn't fail at {step}: {recorded(folder, name)[-3:]}",
+    )
+
+
+def reported(folder: Path, name: str) -> dict[str, Any]:
+    """What scripts/availability says, which can't be that the aims are met."""
+    command = [sys.executable, "-m", "scripts.probing.availability", str(folder / f"{name}.jsonl"), "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.proves("SC-001", "SC-008")
+def test_outages_are_in_the_report_with_their_right_length(
+    stack: RunningStack, base_url: str, node_urls: list[str], tmp_path: Path
+) -> None:
+    """One probe votes through the balancer, the other at the first node alone."""
+    patient = {"DEADLINE_S": str(_DEADLINE_S)}
+    with probing(tmp_path, base_url, "balanced", **patient) as balanced, probing(
+        tmp_path, node_urls[0], "single", **patient
+    ) as single:  # fmt: skip
+        works(tmp_path, "balanced")
+        works(tmp_path, "single")
+        # When a node dies, and later comes back
+        node_away = [time.time()]
+        stack["node-1"].kill_and_hold_down()
+        fails(tmp_path, "single", "connect")
+        works(tmp_path, "balanced")
+        node_away.append(time.time())
+        stack["node-1"].bring_back()
+        works(tmp_path, "single")
+        # And PostgreSQL: votes are acked, but not counted
+        database_away = [time.time()]
+        stack["postgres"].kill_and_hold_down()
+        fails(tmp_path, "balanced", "counted")
+        database_away.append(time.time())
+        stack["postgres"].bring_back()
+        works(tmp_path, "balanced")
+        ended(balanced)
+        ended(single)
+    # Then each has seen what it could see, for as long as it was so
+    outages = reported(tmp_path, "single")["outages"]
+    assert [outage["over"] for outage in outages] == [True, True]
+    for outage, (begins, ends) in zip(outages, (node_away, database_away), strict=True):
+        assert begins - _DEADLINE_S - 1 < outage["begins"] < begins + _LATE_S
+        assert ends < outage["ends"] < ends + 60
+    found = reported(tmp_path, "balanced")
+    last = found["outages"][-1]
+    assert last["step"] == "counted" and database_away[1] < last["ends"]
+    assert found["down_s"] < reported(tmp_path, "single")["down_s"]
