@@ -6,6 +6,7 @@ from pathlib import Path
 import redis
 
 from models.runtime.live_settings import LiveSettings
+from models.runtime.version import VERSION
 from models.wire.notices import WorkerHeartbeat
 from workers.clock import now_us
 from workers.database_gate import DatabaseGate
@@ -72,7 +73,7 @@ class Heartbeat:
         database = self._probe.database()
         cache = "connected" if self._redis_answers() else "disconnected"
         self._notices.tell_all(
-            WorkerHeartbeat(self._worker, now_us(), self._queues, database, self._probe.database_ms, cache)
+            WorkerHeartbeat(self._worker, now_us(), self._queues, database, self._probe.database_ms, cache, VERSION)
         )
         if self._file is not None:
             self._file.touch()

@@ -141,6 +141,7 @@ class WorkerHeartbeat(msgspec.Struct, frozen=True, tag=True):
     database: str
     database_ms: float
     redis: str = "connected"
+    version: str = ""
 
 
 Notice = (
