@@ -22,6 +22,7 @@ from socket_tier.sessions import Sessions
 from socket_tier.vote_buffer import now_us
 
 _WORKER_SILENT_S = 5.0
+_KEPT_S = 1.0
 
 
 class Readiness:
@@ -60,7 +61,7 @@ class Workers:
 
 
 class Health:
-    """GET /api/health."""
+    """GET /api/health. Redis and the system are asked once a second, however many want to know."""
 
     def __init__(
         self,
@@ -79,11 +80,15 @@ class Health:
         self._sessions = sessions
         self._rooms = rooms
         self._started = time.monotonic()
+        self._asking = asyncio.Lock()
+        self._answers: tuple[dict[str, Any], dict[str, Any]] | None = None
+        self._answered_at = 0.0
 
     async def handle(self, _request: web.Request) -> web.Response:
+        redis, system = await self._asked()
         dependencies = {
             "database": self._database(),
-            "redis": await self._redis(),
+            "redis": redis,
             "broker": self._broker(),
             "workers": self._worker_status(),
             "socketio": {
@@ -99,11 +104,18 @@ class Health:
             "uptime": round(time.monotonic() - self._started, 3),
             "version": VERSION,
             "dependencies": dependencies,
-            "system": await asyncio.to_thread(_system),
+            "system": system,
         }
         if status == "unhealthy":
             return json_response(body, 503, {"Retry-After": "1"})
         return json_response(body)
+
+    async def _asked(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        async with self._asking:
+            if self._answers is None or time.monotonic() - self._answered_at > _KEPT_S:
+                self._answers = await self._redis(), await asyncio.to_thread(_system)
+                self._answered_at = time.monotonic()
+            return self._answers
 
     def _database(self) -> dict[str, Any]:
         beats = self._workers.alive()

@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from tests.socket_tier.browsers import Browser
 from tests.socket_tier.conftest import NewBrowser
 from tests.socket_tier.rest import Poll, Rest
+from tests.socket_tier.waiting import eventually
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -220,6 +222,22 @@ async def test_health_names_every_dependency(rest: Rest, node_urls: list[str]) -
         assert answer.body["status"] == "healthy", answer.text
         assert (await rest.get("/api/health/ready", url=url)).body == {"ready": True}
         assert (await rest.get("/api/health/live", url=url)).body == {"alive": True}
+
+
+@pytest.mark.proves("FR-018")
+async def test_health_asks_once_a_second_however_many_want_to_know(rest: Rest, node_urls: list[str]) -> None:
+    began = time.monotonic()
+    answers = await asyncio.gather(*(rest.get("/api/health", url=node_urls[0]) for _ in range(50)))
+    took_s = time.monotonic() - began
+    asked = {answer.body["dependencies"]["redis"]["responseTime"] for answer in answers}
+    assert len(asked) <= took_s + 1
+    # And it asks again
+    await eventually(lambda: asks_again(rest, node_urls[0], asked), "a newer answer")
+
+
+async def asks_again(rest: Rest, url: str, asked: set[float]) -> bool:
+    answer = await rest.get("/api/health", url=url)
+    return answer.body["dependencies"]["redis"]["responseTime"] not in asked
 
 
 @pytest.mark.proves("FR-016")

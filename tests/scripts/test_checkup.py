@@ -1,0 +1,93 @@
+"""What scripts/doctor makes of what it finds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from models.runtime.settings import load
+from scripts.checkup import broker, cache, database
+from scripts.checkup.__main__ import ask, verdict
+from scripts.checkup.broker import POLICIES, differing
+from scripts.checkup.findings import Finding, Here, Status, clock, numbers
+
+pytestmark = pytest.mark.proves("FR-018")
+
+
+def here() -> Here:
+    return Here(load())
+
+
+def test_the_worst_finding_is_the_exit_status() -> None:
+    for statuses, code in {
+        (Status.OK, Status.NOTE): 0,
+        (Status.OK, Status.WARNING): 1,
+        (Status.OK, Status.UNKNOWN): 1,
+        (Status.WARNING, Status.FAILED, Status.OK): 2,
+    }.items():
+        assert verdict([Finding("x", status, "y") for status in statuses]) == code
+
+
+def test_a_question_without_an_answer_holds_nobody_up() -> None:
+    def hangs(_here: Here) -> Iterator[Finding]:
+        yield Finding("first", Status.OK, "answered")
+        time.sleep(60)
+
+    def breaks(_here: Here) -> Iterator[Finding]:
+        yield Finding("second", Status.OK, "answered")
+        raise ValueError("of no use")
+
+    began = time.monotonic()
+    found = ask({"hangs": hangs, "breaks": breaks}, here(), deadline_s=1)
+    assert time.monotonic() - began < 30
+    assert [(one.check, one.status) for one in found] == [
+        ("first", "ok"), ("hangs", "unknown"), ("second", "ok"), ("breaks", "unknown"),
+    ]  # fmt: skip
+    assert "no answer within 1 s" in found[1].found and "of no use" in found[3].found
+
+
+def test_passwords_are_hidden_whatever_says_them() -> None:
+    settings = load()
+    secret = msgspec.structs.replace(settings.redis, url="redis://:p%40ss-word@127.0.0.1/0")
+    hidden = Here(msgspec.structs.replace(settings, redis=secret), broker_api="http://guest:api-word@broker:15672")
+    said = hidden.hide("redis://:p%40ss-word@127.0.0.1 and p@ss-word\nand api-word")
+    assert said == "redis://:(hidden)@127.0.0.1 and (hidden) and (hidden)"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "status"),
+    [(100.5, "ok"), (102.3, "warning"), (99.2, "warning"), (94.0, "failed"), (110.0, "failed"), (101.4, "ok")],
+)
+def test_a_clock_is_judged_by_how_far_it_is_beyond_the_time_of_asking(theirs: float, status: str) -> None:
+    assert clock("Redis", theirs, before=100, after=101).status == status
+
+
+def test_a_clock_that_is_off_is_seen_at_every_server(base_url: str, amqp_url: str) -> None:
+    # Given our clock is a minute ahead of all servers'
+    ahead = Here(load(), clock=lambda: time.time() + 60)
+    found = {
+        one.check: one for ask_server in (database.check, cache.check, broker.workers) for one in ask_server(ahead)
+    }
+    clocks = {check: one for check, one in found.items() if check.endswith("clock")}
+    assert {"PostgreSQL clock", "Redis clock"} < clocks.keys()
+    assert any(check.startswith("worker ") for check in clocks)
+    for one in clocks.values():
+        assert one.status == "failed" and -62 < float(one.found.split()[0]) < -50, one
+
+
+def test_versions_are_compared_by_number() -> None:
+    assert numbers("3.10.8-1.1") == (3, 10, 8, 1, 1)
+    assert numbers("3.10.8") > numbers("3.9.29") and numbers("2.6.12-1+deb12u2") == (2, 6, 12)
+
+
+def test_policies_are_compared_with_those_that_are_wanted() -> None:
+    wanted = json.loads(POLICIES.read_text())["policies"]
+    as_told = [one | {"definition": json.dumps(one["definition"])} for one in wanted]
+    assert list(differing(wanted)) == list(differing(as_told)) == []
+    assert list(differing(wanted[1:])) == ["votemill-votes is missing"]
+    short = [wanted[0] | {"definition": {"max-length": 5}}, *wanted[1:]]
+    assert list(differing(short)) == ["votemill-votes is different"]
