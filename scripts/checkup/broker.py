@@ -61,7 +61,7 @@ def workers(here: Here) -> Iterator[Finding]:
         if opened is None:
             yield Finding("workers", Status.UNKNOWN, f"no broker to hear them by: {here.hide(error)}")
             return
-        beats = _heard(opened, 2 * settings.worker.heartbeat_s + 1, here.clock)
+        beats = _heard(opened, settings.worker.heartbeat_s + 1, here.clock)
     served = {queue for _, beat in beats.values() for queue in beat.queues}
     missing = [queue for queue in names.COMMAND_QUEUES if queue not in served]
     number = f"{len(beats)} alive: {', '.join(sorted(beats))}" if beats else "none is heard"

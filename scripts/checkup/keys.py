@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from models.runtime import tls
 from models.runtime.certificates import days_left
@@ -36,7 +37,7 @@ def signing_keys(here: Here) -> Iterator[Finding]:
     security, now = here.settings.security, datetime.now(UTC)
     advice = "scripts/keys rotate, once a year and after a leak (nomad/README.md, Rotate)"
     try:
-        keys = read(here.settings.security.key_ring()._file) if security.signing_keys_file else security.listed_keys
+        keys = read(Path(security.signing_keys_file)) if security.signing_keys_file else security.listed_keys
     except KeysUnusable as error:
         yield Finding("signing keys", Status.FAILED, str(error), "nodes can't start with it; bring the file back")
         return

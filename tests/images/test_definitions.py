@@ -1,7 +1,9 @@
 """The image's and the compose file's texts: checked without building or running anything."""
 
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from scripts.stack.run_folder import ROOT
 
 DOCKER = ROOT / "docker"
 TOOLS = ROOT / ".venv" / "bin"
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "node_modules", "screenshots")
 
 
 def check(*command: str | Path) -> None:
@@ -89,6 +92,24 @@ def locked(file: Path) -> dict[str, str]:
     """Each pinned version of a lock file, markers included, with its hashes."""
     blocks = re.split(r"\n(?=\S)", file.read_text().strip())
     return {head.rstrip(" \\"): hashes for head, _, hashes in (block.partition("\n") for block in blocks)}
+
+
+@pytest.mark.proves("FR-022")
+def test_each_role_finds_its_code_in_the_image(tmp_path: Path) -> None:
+    # Given nothing of the checkout but what .dockerignore lets in
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line.startswith("!"):
+            source, copy = ROOT / line[1:], tmp_path / line[1:]
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy_it = shutil.copytree if source.is_dir() else shutil.copyfile
+            copy_it(source, copy, **({"ignore": _LEFT_OUT} if source.is_dir() else {}))
+    # Then whatever docker/run names can be imported
+    roles = re.findall(r"exec python -m (\S+)", (DOCKER / "run").read_text())
+    assert {"scripts.checkup", "scripts.probing", "workers"} <= set(roles)
+    names = [f"{role}.__main__" if (tmp_path / role.replace(".", "/")).is_dir() else role for role in roles]
+    command = [sys.executable, "-c", "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"]
+    done = subprocess.run([*command, *names], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.proves("FR-022")

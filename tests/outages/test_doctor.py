@@ -93,14 +93,15 @@ def test_a_queue_without_its_limit_is_named(stack: RunningStack, doctor: Doctor)
 def test_a_role_that_doesnt_wait_for_the_disk_is_named(
     stack: RunningStack, doctor: Doctor, run_dir: Path, database_url: str
 ) -> None:
-    ask(run_dir, database_url, "ALTER ROLE pg_monitor SET synchronous_commit = off")
+    ask(run_dir, database_url, "CREATE ROLE hasty")
+    ask(run_dir, database_url, "ALTER ROLE hasty SET synchronous_commit = off")
     try:
         code, found, _ = doctor("--only", "postgres")
     finally:
-        ask(run_dir, database_url, "ALTER ROLE pg_monitor RESET synchronous_commit")
+        ask(run_dir, database_url, "DROP ROLE hasty")
     assert code == 2
     status, what = found["PostgreSQL durability"]
-    assert status == "failed" and "synchronous_commit=off for pg_monitor" in what
+    assert status == "failed" and "synchronous_commit=off for hasty" in what
 
 
 def test_a_database_without_tables_and_one_without_a_right_are_named(
@@ -110,7 +111,7 @@ def test_a_database_without_tables_and_one_without_a_right_are_named(
     code, found, _ = doctor("--only", "postgres", DATABASE__URL=other_database)
     status, what = found["PostgreSQL migrations"]
     assert code == 2 and status == "failed" and "pending: 0001_initial, 0002_" in what
-    assert found["retention of polls"][0] == "unknown"
+    assert found["PostgreSQL retention"][0] == "unknown"
     # When it is migrated, and somebody takes a right away and gives another
     env = plain_environment() | read_env(run_dir / "process.env") | {"VOTEMILL_DATABASE__URL": other_database}
     groups = ask(run_dir, other_database, "SELECT count(*) FROM pg_roles WHERE rolname = 'votemill_votes'")

@@ -162,6 +162,7 @@ async def test_what_a_round_makes_of_answers(
 @pytest.mark.proves("FR-028")
 def test_a_probe_that_the_limits_would_refuse_is_not_begun() -> None:
     usual = load()
+    usual = msgspec.structs.replace(usual, limits=msgspec.structs.replace(usual.limits, unlimited=False))
     assert list(problems(usual, "https://polls.example")) == []
     hasty = msgspec.structs.replace(usual, probe=settings(every_s=1, poll_s=5))
     assert [problem.partition(":")[0] for problem in problems(hasty, "")] == [
