@@ -1,8 +1,8 @@
 """scripts/export: a poll's results, one row per participant who has voted, as CSV or JSON.
 
 It needs the poll's host token in VOTEMILL_HOST_TOKEN, or else the admin token in VOTEMILL_SECURITY__ADMIN_TOKEN. A cell
-that a spreadsheet would take for a formula begins with an apostrophe. Exit status: 0 all is there, 1 refused, no answer,
-or cut off in the middle (a file is then left as it was), 2 wrong usage.
+that a spreadsheet would take for a formula begins with an apostrophe. Exit status: 0 all is there, 2 wrong usage, 1
+refused, unanswered, or cut off in the middle (a file is then left as it was).
 """
 
 from __future__ import annotations

@@ -183,9 +183,11 @@ async def call(
     """
     async with session.request(method, path, json=body, headers=headers) as answer:
         try:
-            told: dict[str, Any] = await answer.json(content_type=None)
+            told = await answer.json(content_type=None)
         except ValueError:
-            raise NotReached(f"{method} {path}: {answer.status}, and no JSON") from None
+            told = None
+        if not isinstance(told, dict):
+            raise NotReached(f"{method} {path}: {answer.status}, and no JSON object")
         if answer.status >= 400:
             raise NotReached(f"{method} {path}: {answer.status} {told.get('error')}", told)
         return told

@@ -20,13 +20,16 @@ def check(here: Here) -> Iterator[Finding]:
     told = _asked(here)
     if told is None:
         return  # the database's machine knows; the archive is asked for by PostgreSQL
+    yield _judged(told, here)
+
+
+def _judged(told: str, here: Here) -> Finding:
     stops = [backup["timestamp"]["stop"] for stanza in json.loads(told) for backup in stanza.get("backup", [])]
     advice = "scripts/backup --type diff every day, --type full every week (nomad/README.md, Backups)"
     if not stops:
-        yield Finding("backup", here.at_fault, "there is none", advice)
-        return
+        return Finding("backup", here.at_fault, "there is none", advice)
     age_d = (time.time() - max(stops)) / _DAY_S
-    yield at_most("backup", age_d, 1.5, 8, f"the newest of {len(stops)} is {age_d:.1f} days old", advice)
+    return at_most("backup", age_d, 1.5, 8, f"the newest of {len(stops)} is {age_d:.1f} days old", advice)
 
 
 def _asked(here: Here) -> str | None:

@@ -48,6 +48,8 @@ class Probe:
                 found = await self._voting.round()
                 self._tell(found)
                 await asyncio.sleep(max(next_at - loop.time(), found.wait_s, 0))
+                if beating.done():
+                    beating.result()  # whatever has ended it ends the probe
         finally:
             beating.cancel()
             await self._voting.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -31,6 +31,7 @@ STEPS = {
 }
 OK, FAILED, LIMITED = "ok", "failed", "limited"
 _CLOSE_S = 5.0
+_LONGEST_WAIT_S = 300.0
 _TROUBLE = (aiohttp.ClientError, socketio.exceptions.SocketIOError, OSError, TimeoutError, NotReached)
 
 
@@ -80,7 +81,7 @@ class Voting:
             told = error.told if isinstance(error, NotReached) else {}
             found.outcome = LIMITED if told.get("code") == "rate_limited" else FAILED
             found.step, found.error = self._step, str(error)[:200] or type(error).__name__
-            found.wait_s = float(told.get("retryAfter", 0))
+            found.wait_s = min(float(told.get("retryAfter", 0)), _LONGEST_WAIT_S)
             if told and not found.wait_s:
                 self._poll = None  # such a refusal would come again: the next round makes another poll
         found.took_ms = _ms_since(began)
@@ -105,8 +106,9 @@ class Voting:
             try:
                 await self._vote(voter, poll, ms)
             finally:
-                async with asyncio.timeout(_CLOSE_S):
-                    await voter.leaves()
+                with suppress(*_TROUBLE):  # whatever ended the round is what counts
+                    async with asyncio.timeout(_CLOSE_S):
+                        await voter.leaves()
 
     async def _vote(self, voter: Voter, poll: _Poll, ms: dict[str, float]) -> None:
         async with self._timed("connect", ms):
@@ -137,11 +139,9 @@ class Voting:
 
     async def _end(self, poll: _Poll) -> None:
         """What stays open is no harm: retention takes it, as it takes the closed ones."""
-        try:
+        with suppress(*_TROUBLE):
             async with asyncio.timeout(_CLOSE_S), self._session() as session:
                 await self._change(session, poll, "closed")
-        except _TROUBLE:
-            pass
 
     async def _change(self, session: aiohttp.ClientSession, poll: _Poll, state: str) -> None:
         host = {"Authorization": f"Bearer {poll.host_token}"}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import msgspec
 import pytest
 
 from models.runtime.settings import load
 from scripts.checkup import broker, cache, database
-from scripts.checkup.__main__ import ask, verdict
-from scripts.checkup.broker import POLICIES, differing
+from scripts.checkup.__main__ import ask, lines, verdict
+from scripts.checkup.backups import _judged
+from scripts.checkup.broker import POLICIES, differing, policies
 from scripts.checkup.findings import Finding, Here, Status, clock, numbers
 
 pytestmark = pytest.mark.proves("FR-018")
@@ -77,6 +80,41 @@ def test_a_clock_that_is_off_is_seen_at_every_server(base_url: str, amqp_url: st
     assert any(check.startswith("worker ") for check in clocks)
     for one in clocks.values():
         assert one.status == "failed" and -62 < float(one.found.split()[0]) < -50, one
+
+
+def test_policies_are_read_from_the_management_interface() -> None:
+    wanted, asked = json.loads(POLICIES.read_text())["policies"], []
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers["Authorization"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(wanted).encode())
+
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.handle_request).start()
+        api = f"http://some:one@127.0.0.1:{server.server_port}"
+        (found,) = policies(Here(load(), broker_api=api))
+    assert asked == [("/api/policies", "Basic c29tZTpvbmU=")]
+    assert found.status == "ok"
+    # And where nothing can tell them, that is said
+    (found,) = policies(here())
+    assert found.status == "unknown" and "list_policies" in found.advice
+
+
+def test_people_see_what_to_do() -> None:
+    told = lines(Finding("disk of /", Status.WARNING, "0.1 GB are free", "make room"))
+    assert [line.split() for line in told] == [
+        ["!", "disk", "of", "/", "0.1", "GB", "are", "free"], ["→", "make", "room"],
+    ]  # fmt: skip
+
+
+def test_an_old_backup_is_named() -> None:
+    for age_d, status in ((0.5, "ok"), (3, "warning"), (9, "failed")):
+        told = [{"backup": [{"timestamp": {"stop": time.time() - age_d * 86_400}}, {"timestamp": {"stop": 0}}]}]
+        assert _judged(json.dumps(told), here()).status == status
+    assert _judged("[]", here()).found == "there is none"
 
 
 def test_versions_are_compared_by_number() -> None:

@@ -130,7 +130,7 @@ GONE = {"success": False, "error": "Only host can change poll state", "code": "n
         (503, json.dumps(BUSY), FAILED, "503 The service is busy", 2),
         (429, json.dumps(TOO_MANY), LIMITED, "429 The service is busy", 2),
         (403, json.dumps(GONE), FAILED, "403 Only host can change poll state", 0),
-        (502, "<html>", FAILED, "502, and no JSON", 0),
+        (502, "<html>", FAILED, "502, and no JSON object", 0),
         (200, None, FAILED, "TimeoutError", 0),
     ],
 )
