@@ -1,7 +1,7 @@
 """``python -m scripts.healthy``: exit code 0 when the process of this container does its work, otherwise 1.
 
-The health check of an image that has no curl. A worker is healthy while its heartbeat file is fresh; without such a
-file the container is a node, and healthy when it is ready for browsers.
+The health check of an image that has no curl. Workers and probes are healthy while their heartbeat file is fresh; without
+such a file the container is a node, and healthy when it is ready for browsers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main() -> int:
     file = settings.worker.heartbeat_file
     if file and Path(file).exists():
         age_s = time.time() - Path(file).stat().st_mtime
-        healthy, said = age_s < _FRESH_S, f"the worker's last heartbeat was {age_s:.0f} s ago"
+        healthy, said = age_s < _FRESH_S, f"the last heartbeat was {age_s:.0f} s ago"
     else:
         healthy, said = _node_is_ready(settings)
     print(said)

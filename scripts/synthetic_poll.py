@@ -86,7 +86,8 @@ async def _poll(url: str, voters: int) -> Counter[int]:
 class Voter:
     """One participant. ``seen``: the last vote-update; ``recorded``: commandIds of votes that are stored.
 
-    ``token`` makes it the same participant as before. ``options`` are the client's own.
+    ``token`` makes it the same participant as before, whose ``previous`` choice is known once he has joined.
+    ``options`` are the client's own.
     """
 
     def __init__(self, url: str, code: str, number: int, token: str = "", **options: Any) -> None:
@@ -97,6 +98,7 @@ class Voter:
         self._socket.on("vote-update", self._shown)
         self._socket.on("vote-recorded", self._stored)
         self.token = token
+        self.previous = 0
         self.seen: dict[str, Any] = {}
         self.recorded: set[str] = set()
         self.news = asyncio.Event()
@@ -116,6 +118,7 @@ class Voter:
         payload = {"roomCode": self._code, "nickname": f"Voter {self._number}"}
         joined = await self._ask("join-room", payload | ({"participantToken": self.token} if self.token else {}))
         self._id, self.token = joined["participantId"], joined["participantToken"]
+        self.previous = joined["previousVote"] or 0
 
     async def votes(self) -> int:
         """Vote twice; the choice that counts."""

@@ -32,7 +32,8 @@ STEPS = {
 OK, FAILED, LIMITED = "ok", "failed", "limited"
 _CLOSE_S = 5.0
 _LONGEST_WAIT_S = 300.0
-_TROUBLE = (aiohttp.ClientError, socketio.exceptions.SocketIOError, OSError, TimeoutError, NotReached)
+# KeyError: an answer that lacks what it must have.
+_TROUBLE = (aiohttp.ClientError, socketio.exceptions.SocketIOError, OSError, TimeoutError, NotReached, KeyError)
 
 
 @dataclass
@@ -60,7 +61,6 @@ class _Poll:
     made_at: float
     jar: aiohttp.CookieJar
     voter_token: str = ""
-    choice: int = 0
 
 
 class Voting:
@@ -81,7 +81,8 @@ class Voting:
             told = error.told if isinstance(error, NotReached) else {}
             found.outcome = LIMITED if told.get("code") == "rate_limited" else FAILED
             found.step, found.error = self._step, str(error)[:200] or type(error).__name__
-            found.wait_s = min(float(told.get("retryAfter", 0)), _LONGEST_WAIT_S)
+            asked_s = told.get("retryAfter")
+            found.wait_s = min(asked_s, _LONGEST_WAIT_S) if isinstance(asked_s, int | float) else 0
             if told and not found.wait_s:
                 self._poll = None  # such a refusal would come again: the next round makes another poll
         found.took_ms = _ms_since(began)
@@ -116,15 +117,15 @@ class Voting:
         async with self._timed("join", ms):
             await voter.joins()
         poll.voter_token = voter.token
-        first, poll.choice = (poll.choice + 1) % len(OPTIONS), (poll.choice + 2) % len(OPTIONS)
+        first, second = ((voter.previous + further) % len(OPTIONS) for further in (1, 2))
         async with self._timed("vote", ms):
             await voter.chooses(first)
         change = uuid4().hex
         async with self._timed("change", ms):
-            await voter.chooses(poll.choice, change)
+            await voter.chooses(second, change)
         async with self._timed("counted", ms):
             await voter.hears(lambda: change in voter.recorded)
-        wanted = [int(option == poll.choice) for option in range(len(OPTIONS))]
+        wanted = [int(option == second) for option in range(len(OPTIONS))]
         async with self._timed("shown", ms):
             await voter.hears(lambda: voter.seen.get("votes") == wanted)
 
