@@ -1,7 +1,7 @@
 """``python -m scripts.healthy``: exit code 0 when the process of this container does its work, otherwise 1.
 
-The health check of an image that has no curl. Workers and probes are healthy while their heartbeat file is fresh; without
-such a file the container is a node, and healthy when it is ready for browsers.
+The health check of an image that has no curl. Workers and probes are healthy while their heartbeat file is fresh;
+without one the container is a node, and healthy when it is ready for browsers.
 """
 
 from __future__ import annotations

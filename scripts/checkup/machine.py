@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from scripts.checkup.findings import Finding, Here, at_most, guarded, judged
 
@@ -52,6 +53,10 @@ def _kernel(here: Here) -> Iterator[Finding]:
     first, last = map(int, _read("net/ipv4/ip_local_port_range").split())
     advice = "sysctl net.ipv4.ip_local_port_range='16384 60999': a balancer needs one for each connection to a node"
     yield judged("ip_local_port_range", last - first >= _PORTS, f"{first} to {last}", here.at_fault, advice)
+    broker = urlsplit(here.settings.broker.urls[0])
+    if broker.hostname in ("127.0.0.1", "localhost") and broker.port and first <= broker.port <= last:
+        advice = "a port outside of ip_local_port_range: otherwise a start of RabbitMQ fails now and then"
+        yield Finding("RabbitMQ port", here.at_fault, str(broker.port), advice)
     overcommit = _read("vm/overcommit_memory")
     advice = "sysctl vm.overcommit_memory=1 on Redis' machine, if it makes snapshots; 2 may refuse any process memory"
     yield judged("overcommit_memory", overcommit in "01", overcommit, here.at_fault, advice)
