@@ -94,7 +94,7 @@ def test_policies_are_read_from_the_management_interface() -> None:
 
     with HTTPServer(("127.0.0.1", 0), Answers) as server:
         threading.Thread(target=server.handle_request).start()
-        api = f"http://some:one@127.0.0.1:{server.server_port}"
+        api = f"http://some:one@127.0.0.1:{server.server_port}"  # pragma: allowlist secret
         (found,) = policies(Here(load(), broker_api=api))
     assert asked == [("/api/policies", "Basic c29tZTpvbmU=")]
     assert found.status == "ok"
