@@ -132,7 +132,7 @@ def _rights(group: str, table: str) -> list[tuple[str, list[str]]]:
 
 def _connections(_here: Here, db: Database) -> Iterator[Finding]:
     most = int(_one(db, "SHOW max_connections"))
-    used = int(_one(db, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"))
+    used = int(_one(db, "SELECT sum(numbackends) FROM pg_stat_database"))
     advice = "raise max_connections, or lower database.pool_size: each worker process opens so many"
     yield at_most("PostgreSQL connections", used / most, 0.8, 0.95, f"{used} of {most}", advice)
 

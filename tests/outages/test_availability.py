@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,8 @@ from typing import Any
 import pytest
 
 from scripts.faults.stack import RunningStack
+from scripts.probing import availability
 from scripts.probing.rounds import OK
-from scripts.stack.run_folder import ROOT
 from scripts.stack.supervision import wait_until
 from tests.breakable import second_stack
 from tests.scripts.test_probe import WITHIN_S, ended, probing, recorded
@@ -42,18 +40,16 @@ def fails(folder: Path, name: str, step: str) -> None:
     )
 
 
-def reported(folder: Path, name: str) -> dict[str, Any]:
+def reported(folder: Path, name: str, told: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """What scripts/availability says, which can't be that the aims are met."""
-    command = [sys.executable, "-m", "scripts.probing.availability", str(folder / f"{name}.jsonl"), "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    assert availability.main([str(folder / f"{name}.jsonl"), "--json"]) == 1
+    found: dict[str, Any] = json.loads(told.readouterr().out)
     return found
 
 
 @pytest.mark.proves("SC-001", "SC-008")
 def test_outages_are_in_the_report_with_their_right_length(
-    stack: RunningStack, base_url: str, node_urls: list[str], tmp_path: Path
+    stack: RunningStack, base_url: str, node_urls: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One probe votes through the balancer, the other at the first node alone."""
     patient = {"DEADLINE_S": str(_DEADLINE_S)}
@@ -80,12 +76,13 @@ def test_outages_are_in_the_report_with_their_right_length(
         ended(balanced)
         ended(single)
     # Then each has seen what it could see, for as long as it was so
-    outages = reported(tmp_path, "single")["outages"]
+    single_told = reported(tmp_path, "single", capsys)
+    outages = single_told["outages"]
     assert [outage["over"] for outage in outages] == [True, True]
     for outage, (begins, ends) in zip(outages, (node_away, database_away), strict=True):
         assert begins - _DEADLINE_S - 1 < outage["begins"] < begins + _LATE_S
         assert ends < outage["ends"] < ends + 60
-    found = reported(tmp_path, "balanced")
+    found = reported(tmp_path, "balanced", capsys)
     last = found["outages"][-1]
     assert last["step"] == "counted" and database_away[1] < last["ends"]
-    assert found["down_s"] < reported(tmp_path, "single")["down_s"]
+    assert found["down_s"] < single_told["down_s"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,11 @@ from uuid import uuid4
 import pika
 import pytest
 
+from models.migrations.runner import migrate_up
+from models.runtime.settings import load
 from models.wire import names
+from scripts.checkup import broker, database
+from scripts.checkup.findings import Here, Made
 from scripts.faults.stack import RunningStack, read_env
 from scripts.stack.run_folder import ROOT
 from scripts.stack.services import rabbitmq
@@ -24,6 +29,7 @@ from tests.replica.superuser import ask
 pytestmark = [*second_stack, pytest.mark.proves("FR-018")]
 
 Doctor = Callable[..., tuple[int, dict[str, tuple[str, str]], str]]
+Look = Callable[..., dict[str, tuple[str, str]]]
 
 
 @pytest.fixture
@@ -47,6 +53,21 @@ def doctor(run_dir: Path) -> Doctor:
         for one in told["findings"]:
             assert one["advice"] or one["status"] in ("ok", "unknown"), one
         return done.returncode, findings, done.stdout
+
+    return run
+
+
+@pytest.fixture
+def look(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
+    """(status, what is found) by check, of one group of questions with a few other settings."""
+
+    def run(made: Made, **settings: str) -> dict[str, tuple[str, str]]:
+        for name in [name for name in os.environ if name.startswith("VOTEMILL_")]:
+            monkeypatch.delenv(name)
+        other = {f"VOTEMILL_{key}": value for key, value in settings.items()}
+        for name, value in (read_env(run_dir / "process.env") | other).items():
+            monkeypatch.setenv(name, value)
+        return {one.check: (one.status.value, one.found) for one in made(Here(load(), run_dir))}
 
     return run
 
@@ -81,72 +102,68 @@ def test_a_server_that_is_away_is_named_and_the_others_are_asked(stack: RunningS
     assert [found[check][0] for check in found if check.startswith("node http")] == ["warning", "warning"]
 
 
-def test_a_queue_without_its_limit_is_named(stack: RunningStack, doctor: Doctor) -> None:
+def test_a_queue_without_its_limit_is_named(stack: RunningStack, look: Look) -> None:
     assert rabbitmq.run_ctl(stack.folder, ["clear_policy", "votemill-host"]) == 0
     try:
-        code, found, _ = doctor("--only", "policies")
+        found = look(broker.policies)
     finally:
         subprocess.run([ROOT / "scripts" / "broker-policies", "--run-dir", stack.folder.path], timeout=60, check=True)
-    assert (code, found["RabbitMQ policies"]) == (2, ("failed", "votemill-host is missing"))
+    assert found == {"RabbitMQ policies": ("failed", "votemill-host is missing")}
 
 
 def test_a_role_that_doesnt_wait_for_the_disk_is_named(
-    stack: RunningStack, doctor: Doctor, run_dir: Path, database_url: str
+    stack: RunningStack, look: Look, run_dir: Path, database_url: str
 ) -> None:
     ask(run_dir, database_url, "CREATE ROLE hasty")
     ask(run_dir, database_url, "ALTER ROLE hasty SET synchronous_commit = off")
     try:
-        code, found, _ = doctor("--only", "postgres")
+        status, what = look(database.check)["PostgreSQL durability"]
     finally:
         ask(run_dir, database_url, "DROP ROLE hasty")
-    assert code == 2
-    status, what = found["PostgreSQL durability"]
     assert status == "failed" and "synchronous_commit=off for hasty" in what
 
 
 def test_a_database_without_tables_and_one_without_a_right_are_named(
-    stack: RunningStack, doctor: Doctor, run_dir: Path, other_database: str
+    stack: RunningStack, look: Look, run_dir: Path, other_database: str
 ) -> None:
     # Given nothing but a database
-    code, found, _ = doctor("--only", "postgres", DATABASE__URL=other_database)
+    found = look(database.check, DATABASE__URL=other_database)
     status, what = found["PostgreSQL migrations"]
-    assert code == 2 and status == "failed" and "pending: 0001_initial, 0002_" in what
+    assert status == "failed" and "pending: 0001_initial, 0002_" in what
     assert found["PostgreSQL retention"][0] == "unknown"
-    # When it is migrated, and somebody takes a right away and gives another
-    env = plain_environment() | read_env(run_dir / "process.env") | {"VOTEMILL_DATABASE__URL": other_database}
+    # When it is migrated, and somebody takes rights away and gives another
     groups = ask(run_dir, other_database, "SELECT count(*) FROM pg_roles WHERE rolname = 'votemill_votes'")
     if not groups:
         ask(run_dir, other_database, "CREATE ROLE votemill_votes")
     try:
-        subprocess.run([ROOT / "scripts" / "migrate", "up"], env=env, timeout=60, check=True)
-        assert doctor("--only", "postgres", DATABASE__URL=other_database)[1]["PostgreSQL accounts"][0] == "ok"
+        migrate_up(load().database)
+        found = look(database.check, DATABASE__URL=other_database)
+        assert (found["PostgreSQL migrations"][0], found["PostgreSQL accounts"][0]) == ("ok", "ok")
         ask(run_dir, other_database, "REVOKE INSERT ON votes FROM votemill_votes")
         ask(run_dir, other_database, "REVOKE UPDATE (version) ON polls FROM votemill_votes")
-        code, found, _ = doctor("--only", "postgres", DATABASE__URL=other_database)
-        assert code == 2 and found["PostgreSQL migrations"][0] == "ok"
-        assert "votemill_votes lacks INSERT on votes" in found["PostgreSQL accounts"][1]
-        assert "votemill_votes lacks UPDATE on polls (version)" in found["PostgreSQL accounts"][1]
+        status, what = look(database.check, DATABASE__URL=other_database)["PostgreSQL accounts"]
+        assert status == "failed" and "votemill_votes lacks INSERT on votes" in what
+        assert "votemill_votes lacks UPDATE on polls (version)" in what
         ask(run_dir, other_database, "GRANT INSERT, DELETE ON votes TO votemill_votes")
         ask(run_dir, other_database, "GRANT UPDATE (version) ON polls TO votemill_votes")
-        code, found, _ = doctor("--only", "postgres", DATABASE__URL=other_database)
-        assert (code, found["PostgreSQL accounts"]) == (1, ("warning", "votemill_votes has DELETE on votes"))
+        found = look(database.check, DATABASE__URL=other_database)
+        assert found["PostgreSQL accounts"] == ("warning", "votemill_votes has DELETE on votes")
     finally:
         if not groups:
             ask(run_dir, other_database, "DROP OWNED BY votemill_votes")
             ask(run_dir, other_database, "DROP ROLE votemill_votes")
 
 
-def test_missing_workers_and_dead_letters_are_named(stack: RunningStack, doctor: Doctor, amqp_url: str) -> None:
+def test_missing_workers_and_dead_letters_are_named(stack: RunningStack, look: Look, amqp_url: str) -> None:
     stack["worker-1"].kill_and_hold_down()
     dead = names.dead_letter_queue(names.VOTES_QUEUE)
     connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
     try:
         connection.channel().basic_publish("", dead, b"{}")
-        code, found, _ = doctor("--only", "workers,rabbitmq")
+        found = look(broker.workers) | look(broker.check)
     finally:
         connection.channel().queue_purge(dead)
         connection.close()
-    assert code == 2
     assert found["workers"][0] == "failed" and "nobody works on votes" in found["workers"][1]
     assert found["queue votes"][0] == "failed" and "0 consumers" in found["queue votes"][1]
     assert found["dead letters of votes"] == ("warning", "1 commands")
