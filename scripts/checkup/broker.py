@@ -18,6 +18,7 @@ import msgspec
 import pika
 import pika.exceptions
 from dramatiq.common import dq_name
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from models.runtime import tls
 from models.wire import names
@@ -28,7 +29,8 @@ from workers import connection, topology
 LEAST = (3, 10)
 POLICIES = Path(__file__).resolve().parents[2] / "docker" / "rabbitmq" / "policies.json"
 _MANY = 1000
-_TROUBLE = (pika.exceptions.AMQPError, OSError)
+# The last is what a broker that hangs causes.
+_TROUBLE = (pika.exceptions.AMQPError, OSError, AMQPConnectorException)
 _MISMATCH = 406
 _BACKLOG_ADVICE = "more votes workers (nomad job scale), and look at PostgreSQL"
 _ALONE = "quorum queues keep what is acked on three brokers (nomad/examples/rabbitmq.nomad.hcl)"
@@ -36,6 +38,7 @@ _ALONE = "quorum queues keep what is acked on three brokers (nomad/examples/rabb
 
 def check(here: Here) -> Iterator[Finding]:
     settings = here.settings.broker
+    alive: list[str] = []
     for url in settings.urls:
         host = urlsplit(url).hostname
         name = "RabbitMQ" if len(settings.urls) == 1 else f"RabbitMQ {host}"
@@ -44,11 +47,14 @@ def check(here: Here) -> Iterator[Finding]:
                 advice = "start it, or correct broker.url; without a broker votes are refused with retryAfter"
                 yield Finding(name, Status.FAILED, f"not reached: {here.hide(error)}", advice)
                 continue
+            alive.append(url)
             text = str(opened._impl.server_properties.get("version"))
             yield version(name, numbers(text), text, LEAST)
     if len(settings.urls) == 1:
         yield Finding("RabbitMQ cluster", here.at_fault, "one broker", _ALONE)
-    with _connected(here, settings) as (opened, _):
+    if not alive:
+        return
+    with _connected(here, msgspec.structs.replace(settings, url=alive[0])) as (opened, _):
         if opened is not None:
             yield from guarded("RabbitMQ queues", _queues(opened), here)
             yield from guarded("RabbitMQ confirms", _confirms(opened), here)

@@ -94,12 +94,15 @@ def test_a_healthy_stack_is_well_and_no_secret_is_told(stack: RunningStack, doct
     assert secrets and not [secret for secret in secrets if secret in said]
 
 
-def test_a_server_that_is_away_is_named_and_the_others_are_asked(stack: RunningStack, doctor: Doctor) -> None:
+def test_servers_that_are_away_or_hang_are_named_and_the_others_are_asked(stack: RunningStack, doctor: Doctor) -> None:
     stack["redis"].kill_and_hold_down()
-    code, found, _ = doctor("--only", "redis,postgres,nodes")
-    assert code == 2 and found["Redis"][0] == "failed" and "not reached" in found["Redis"][1]
-    assert found["PostgreSQL durability"][0] == "ok"
-    assert [found[check][0] for check in found if check.startswith("node http")] == ["warning", "warning"]
+    stack["rabbitmq"].freeze()
+    code, found, _ = doctor("--only", "redis,rabbitmq,workers,postgres,nodes")
+    assert code == 2
+    for server in ("Redis", "RabbitMQ"):
+        assert found[server][0] == "failed" and "not reached" in found[server][1]
+    assert found["workers"][0] == "unknown" and found["PostgreSQL durability"][0] == "ok"
+    assert {found[check][0] for check in found if check.startswith("node http")} <= {"warning", "failed"}
 
 
 def test_a_queue_without_its_limit_is_named(stack: RunningStack, look: Look) -> None:
