@@ -24,7 +24,7 @@ from scripts.checkup.findings import Finding, Here, Made, Status, guarded
 CHECKS: dict[str, Made] = {
     "postgres": database.check,
     "rabbitmq": broker.check,
-    "policies": broker.policies,
+    "definitions": broker.definitions,
     "broker-clock": broker.broker_clock,
     "redis": cache.check,
     "workers": broker.workers,

@@ -20,10 +20,22 @@ import pika.exceptions
 from dramatiq.common import dq_name
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
+from models import accounts
 from models.runtime import tls
 from models.wire import names
 from models.wire.notices import Notice, WorkerHeartbeat
-from scripts.checkup.findings import Finding, Here, Status, clock, guarded, judged, numbers, version
+from scripts.checkup.findings import (
+    MAKE_ACCOUNTS,
+    ONE_ACCOUNT,
+    Finding,
+    Here,
+    Status,
+    clock,
+    guarded,
+    judged,
+    numbers,
+    version,
+)
 from workers import connection, topology
 
 LEAST = (3, 10)
@@ -86,20 +98,27 @@ def workers(here: Here) -> Iterator[Finding]:
         yield clock(f"worker {name}", beat.at_us / 1e6, at - 3, at)
 
 
-def policies(here: Here) -> Iterator[Finding]:
-    """The queues' limits, which only rabbitmqctl or the management interface can tell."""
-    found = _policies(here)
+def definitions(here: Here) -> Iterator[Finding]:
+    """The queues' limits and the accounts' rights, which only rabbitmqctl or the management interface can tell."""
+    found = _definitions(here)
     if found is None:
         advice = (
-            "compare `rabbitmqctl list_policies` with docker/rabbitmq/policies.json, or name the broker's management"
-            " interface with --broker-api; --without policies leaves this out"
+            "compare `rabbitmqctl export_definitions -` with docker/rabbitmq/policies.json and models/accounts.py, or"
+            " name the broker's management interface with --broker-api; --without definitions leaves this out"
         )
-        yield Finding("RabbitMQ policies", Status.UNKNOWN, "nothing here can tell them", advice)
+        yield Finding("RabbitMQ definitions", Status.UNKNOWN, "nothing here can tell them", advice)
         return
-    wrong = list(differing(found))
+    wrong = list(differing(found["policies"]))
     text = "; ".join(wrong) or "the queues' limits are as in docker/rabbitmq/policies.json"
     advice = "scripts/broker-policies (--node NAME on the broker's machine): without limits a backlog fills the disk"
     yield judged("RabbitMQ policies", not wrong, text, Status.FAILED, advice)
+    rights = {one["user"]: (one["configure"], one["write"], one["read"]) for one in found["permissions"]}
+    if not accounts.PERMISSIONS.keys() & rights.keys():
+        yield Finding("RabbitMQ accounts", here.at_fault, ONE_ACCOUNT, MAKE_ACCOUNTS)
+        return
+    wrong = [name for name, wanted in accounts.PERMISSIONS.items() if rights.get(name) != wanted]
+    text = "; ".join(f"{name} has other rights, or none" for name in wrong) or "each has the rights of its role"
+    yield judged("RabbitMQ accounts", not wrong, text, Status.FAILED, MAKE_ACCOUNTS)
 
 
 def broker_clock(here: Here) -> Iterator[Finding]:
@@ -117,29 +136,24 @@ def differing(found: list[dict[str, Any]]) -> Iterator[str]:
         if not there:
             yield f"{wanted['name']} is missing"
             continue
-        definition = there[0]["definition"]
-        definition = json.loads(definition) if isinstance(definition, str) else definition
-        if definition != wanted["definition"] or there[0]["pattern"] != wanted["pattern"]:
+        if there[0]["definition"] != wanted["definition"] or there[0]["pattern"] != wanted["pattern"]:
             yield f"{wanted['name']} is different"
 
 
-def _policies(here: Here) -> list[dict[str, Any]] | None:
+def _definitions(here: Here) -> dict[str, Any] | None:
+    told: dict[str, Any] | None = None
     if here.broker_api:
         # With the account of the address, or broker.url's.
         api, ours = urlsplit(here.broker_api), urlsplit(here.settings.broker.urls[0])
         login = f"{unquote(api.username or ours.username or '')}:{unquote(api.password or ours.password or '')}"
-        where = api._replace(netloc=api.netloc.rpartition("@")[2], path="/api/policies").geturl()
+        where = api._replace(netloc=api.netloc.rpartition("@")[2], path="/api/definitions").geturl()
         token = base64.b64encode(login.encode()).decode()
         request = urllib.request.Request(where, headers={"Authorization": f"Basic {token}"})
         with urllib.request.urlopen(request, timeout=5) as answer:  # nosec B310: the operator's own address
-            told: list[dict[str, Any]] = json.load(answer)
-            return told
-    if here.run_dir is not None:
-        listed: list[dict[str, Any]] = json.loads(
-            _ctl(here.run_dir, "list_policies", "--silent", "--formatter", "json")
-        )
-        return listed
-    return None
+            told = json.load(answer)
+    elif here.run_dir is not None:
+        told = json.loads(_ctl(here.run_dir, "export_definitions", "-", "--silent"))
+    return told
 
 
 def _ctl(run_dir: Path, *arguments: str) -> str:

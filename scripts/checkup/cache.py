@@ -7,12 +7,26 @@ from typing import Any
 
 import redis
 
+from models import accounts
 from models.runtime import tls
 from models.wire import names
-from scripts.checkup.findings import Finding, Here, Status, at_most, clock, guarded, judged, numbers, version
+from scripts.checkup.findings import (
+    MAKE_ACCOUNTS,
+    ONE_ACCOUNT,
+    Finding,
+    Here,
+    Status,
+    at_most,
+    clock,
+    guarded,
+    judged,
+    numbers,
+    version,
+)
 from workers.cache import open_redis
 
 LEAST = (7,)
+_OPERATORS = {"flushall", "keys", "eval", "config|set", "acl|setuser"}
 
 
 def check(here: Here) -> Iterator[Finding]:
@@ -60,6 +74,37 @@ def _persistence(_here: Here, client: Any) -> Iterator[Finding]:
         yield Finding("Redis persistence", Status.FAILED, "the last snapshot failed: writes are refused", advice)
 
 
+def _accounts(here: Here, client: Any) -> Iterator[Finding]:
+    name = "Redis accounts"
+    there = {account: user for account in accounts.RULES if (user := client.acl_getuser(account)) is not None}
+    if not there:
+        yield Finding(name, here.at_fault, ONE_ACCOUNT, MAKE_ACCOUNTS)
+        return
+    wrong = [account for account in accounts.RULES if account not in there]
+    wrong += [
+        account for account in there if account != accounts.OPERATOR and not _fits(client, account, there[account])
+    ]
+    text = "; ".join(f"{account} has other rights, or none" for account in wrong) or "each has the rights of its role"
+    yield judged(name, not wrong, text, Status.FAILED, MAKE_ACCOUNTS)
+
+
+def _fits(client: Any, account: str, user: dict[str, Any]) -> bool:
+    """Whether it has its keys and channels, its commands, and none of those that are nobody's but the operator's."""
+    rules = accounts.RULES[account].split()
+    wanted = {rule[1:] for rule in rules if rule.startswith("+")}
+    if {*user["keys"], *user["channels"]} != {rule for rule in rules if not rule.startswith("+")}:
+        return False
+    return all(_may(client, account, command) == (command in wanted) for command in wanted | _OPERATORS)
+
+
+def _may(client: Any, account: str, command: str) -> bool:
+    """Redis tells commands by categories, so each has to be asked for, with as many arguments as it needs."""
+    arity = client.execute_command("COMMAND INFO", command)[0][1]
+    words = command.split("|")
+    reply = client.execute_command("ACL DRYRUN", account, *words, *["1"] * (abs(arity) - len(words)))
+    return b"permissions to run" not in reply
+
+
 def _clock(here: Here, client: Any) -> Iterator[Finding]:
     before = here.clock()
     seconds, microseconds = client.time()
@@ -76,6 +121,7 @@ _CHECKS = {
     "version": _version,
     "memory": _memory,
     "persistence": _persistence,
+    "accounts": _accounts,
     "clock": _clock,
     "nodes": _nodes,
 }

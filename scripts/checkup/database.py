@@ -14,7 +14,19 @@ from models import accounts
 from models.database import Database, DatabaseUnavailable, open_database
 from models.migrations.runner import FOLDER
 from models.standby import read_lag_s
-from scripts.checkup.findings import Finding, Here, Status, at_most, clock, guarded, judged, numbers, version
+from scripts.checkup.findings import (
+    MAKE_ACCOUNTS,
+    ONE_ACCOUNT,
+    Finding,
+    Here,
+    Status,
+    at_most,
+    clock,
+    guarded,
+    judged,
+    numbers,
+    version,
+)
 
 LEAST = (13,)
 _DURABLE = {"fsync": ("on",), "full_page_writes": ("on",), "synchronous_commit": ("on", "remote_apply")}
@@ -88,8 +100,7 @@ def _accounts(here: Here, db: Database) -> Iterator[Finding]:
         yield Finding(name, Status.WARNING, f"superuser: {', '.join(powerful)}", "ALTER ROLE ... NOSUPERUSER")
     groups = [group for group in accounts.TABLES if group in roles]
     if not groups:
-        found = "one account does everything"
-        yield Finding(name, here.at_fault, found, "scripts/accounts makes one for each role (nomad/README.md)")
+        yield Finding(name, here.at_fault, ONE_ACCOUNT, MAKE_ACCOUNTS)
         return
     tables = {table for (table,) in db.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
     lacking, beyond = [], []

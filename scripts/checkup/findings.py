@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 from models.runtime.contradictions import DEPLOYED
 from models.runtime.settings import Settings
 
+ONE_ACCOUNT = "one account does everything"
+MAKE_ACCOUNTS = "scripts/accounts makes one for each role (nomad/README.md, Accounts)"
 _AHEAD_S = 0.5
 _FAR_S = 5.0
 

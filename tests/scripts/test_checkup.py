@@ -10,12 +10,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import msgspec
 import pytest
+import redis
 
+from models import accounts
 from models.runtime.settings import load
 from scripts.checkup import broker, cache, database
 from scripts.checkup.__main__ import ask, lines, verdict
 from scripts.checkup.backups import _judged
-from scripts.checkup.broker import POLICIES, differing, policies
+from scripts.checkup.broker import POLICIES, definitions, differing
 from scripts.checkup.findings import Finding, Here, Status, clock, numbers
 
 pytestmark = pytest.mark.proves("FR-018")
@@ -82,25 +84,54 @@ def test_a_clock_that_is_off_is_seen_at_every_server(base_url: str, amqp_url: st
         assert one.status == "failed" and -62 < float(one.found.split()[0]) < -50, one
 
 
-def test_policies_are_read_from_the_management_interface() -> None:
-    wanted, asked = json.loads(POLICIES.read_text())["policies"], []
+def test_definitions_are_read_from_the_management_interface() -> None:
+    told = json.loads(POLICIES.read_text()) | {
+        "permissions": [
+            {"user": user, "configure": rights[0], "write": rights[1], "read": rights[2]}
+            for user, rights in accounts.PERMISSIONS.items()
+        ]
+    }
+    asked = []
 
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append((self.path, self.headers["Authorization"]))
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps(wanted).encode())
+            self.wfile.write(json.dumps(told).encode())
 
-    with HTTPServer(("127.0.0.1", 0), Answers) as server:
-        threading.Thread(target=server.handle_request).start()
-        api = f"http://some:one@127.0.0.1:{server.server_port}"  # pragma: allowlist secret
-        (found,) = policies(Here(load(), broker_api=api))
-    assert asked == [("/api/policies", "Basic c29tZTpvbmU=")]
-    assert found.status == "ok"
+    def look() -> dict[str, tuple[str, str]]:
+        with HTTPServer(("127.0.0.1", 0), Answers) as server:
+            threading.Thread(target=server.handle_request).start()
+            api = f"http://some:one@127.0.0.1:{server.server_port}"  # pragma: allowlist secret
+            return {one.check: (one.status, one.found) for one in definitions(Here(load(), broker_api=api))}
+
+    assert {status for status, _ in look().values()} == {"ok"}
+    assert asked == [("/api/definitions", "Basic c29tZTpvbmU=")]
+    # When somebody may read what he shouldn't
+    told["permissions"][0]["read"] = ".*"
+    assert look()["RabbitMQ accounts"] == ("failed", f"{accounts.NODE} has other rights, or none")
+    # When there are no accounts of ours
+    told["permissions"] = []
+    assert look()["RabbitMQ accounts"][0] == "note"
     # And where nothing can tell them, that is said
-    (found,) = policies(here())
-    assert found.status == "unknown" and "list_policies" in found.advice
+    (found,) = definitions(here())
+    assert found.status == "unknown" and "export_definitions" in found.advice
+
+
+def test_accounts_in_redis_are_compared_with_those_that_are_wanted(redis_url: str) -> None:
+    def look() -> tuple[str, str]:
+        found = {one.check: (one.status.value, one.found) for one in cache.check(here())}
+        return found["Redis accounts"]
+
+    assert look() == ("ok", "each has the rights of its role")
+    client = redis.Redis.from_url(redis_url)
+    client.execute_command("ACL", "SETUSER", accounts.RETENTION, "+flushall")
+    try:
+        assert look() == ("failed", f"{accounts.RETENTION} has other rights, or none")
+    finally:
+        client.execute_command("ACL", "SETUSER", accounts.RETENTION, "-flushall")
+        client.close()
 
 
 def test_people_see_what_to_do() -> None:
@@ -124,8 +155,7 @@ def test_versions_are_compared_by_number() -> None:
 
 def test_policies_are_compared_with_those_that_are_wanted() -> None:
     wanted = json.loads(POLICIES.read_text())["policies"]
-    as_told = [one | {"definition": json.dumps(one["definition"])} for one in wanted]
-    assert list(differing(wanted)) == list(differing(as_told)) == []
+    assert list(differing(wanted)) == []
     assert list(differing(wanted[1:])) == ["votemill-votes is missing"]
     short = [wanted[0] | {"definition": {"max-length": 5}}, *wanted[1:]]
     assert list(differing(short)) == ["votemill-votes is different"]
