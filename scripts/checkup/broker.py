@@ -44,6 +44,7 @@ _MANY = 1000
 # The last is what a broker that hangs causes.
 _TROUBLE = (pika.exceptions.AMQPError, OSError, AMQPConnectorException)
 _MISMATCH = 406
+_ON_ITS_WAY_S = 5.0  # a heartbeat at most; nodes take a worker for dead then
 _BACKLOG_ADVICE = "more votes workers (nomad job scale), and look at PostgreSQL"
 _ALONE = "quorum queues keep what is acked on three brokers (nomad/examples/rabbitmq.nomad.hcl)"
 
@@ -94,8 +95,7 @@ def workers(here: Here) -> Iterator[Finding]:
             if state != "connected":
                 advice = f"that worker's network, account and settings for {server}"
                 yield Finding(f"worker {name}", Status.FAILED, f"can't reach {server}", advice)
-        # A heartbeat may wait a moment on its way.
-        yield clock(f"worker {name}", beat.at_us / 1e6, at - 3, at)
+        yield clock(f"worker {name}", beat.at_us / 1e6, at - _ON_ITS_WAY_S, at)
 
 
 def definitions(here: Here) -> Iterator[Finding]:
