@@ -50,8 +50,8 @@ job "votemill-logs" {
       }
 
       env {
-        # Of the tasks of votemill-node and votemill-worker.
-        LOG_FILES    = "/allocations/*/alloc/logs/{node,votes,host}.stdout.*"
+        # Of the tasks of votemill-node, votemill-worker and votemill-probe.
+        LOG_FILES    = "/allocations/*/alloc/logs/{node,votes,host,probe}.stdout.*"
         LOG_RECEIVER = var.log_receiver
         LOG_PORT     = "${var.log_receiver_port}"
         LOG_DRIVER   = "gtls"
