@@ -54,7 +54,7 @@ async def lives(url: str, voters: int = _VOTERS, within_s: float = _WITHIN_S) ->
                 return await _poll(url.rstrip("/"), voters)
         except (aiohttp.ClientError, socketio.exceptions.SocketIOError, TimeoutError, NotReached) as error:
             if loop.time() + _AGAIN_AFTER_S > gives_up_at:
-                raise NotReached(f"{url}: {error or type(error).__name__}") from error
+                raise NotReached(f"{url}: {str(error) or type(error).__name__}") from error
             await asyncio.sleep(_AGAIN_AFTER_S)
 
 
