@@ -133,6 +133,8 @@ class WorkerHeartbeat(msgspec.Struct, frozen=True, tag=True):
     """To all nodes, about once a second, from each worker process.
 
     ``database`` is ``connected`` or ``disconnected``, as seen by this worker's own last statement or probe.
+    ``waited_s``: how long the command that waited longest, of those begun since the last heartbeat, had waited for its
+    worker; ``cpu_share``: of one core since then. Workers of earlier versions tell neither.
     """
 
     worker: str
@@ -141,6 +143,8 @@ class WorkerHeartbeat(msgspec.Struct, frozen=True, tag=True):
     database: str
     database_ms: float
     redis: str = "connected"
+    waited_s: float | None = None
+    cpu_share: float | None = None
 
 
 Notice = (

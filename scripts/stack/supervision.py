@@ -68,6 +68,26 @@ class Supervisor:
             if fault.faultCode != _ALREADY_STARTED:
                 raise
 
+    def add(self, added: Program) -> None:
+        """Take one more program, stopped, under its care.
+
+        :raises StepFailed: supervisord doesn't
+        """
+        program.write_launch_file(self._folder, added)
+        sections = _without(self._folder.supervisor_conf.read_text(), added.name)
+        write_private(self._folder.supervisor_conf, sections + program.conf_section(self._folder, added))
+        try:
+            self._call("reloadConfig")
+            self._call("addProcessGroup", added.name)
+        except xmlrpc.client.Fault as fault:
+            raise StepFailed(f"{added.name}: {fault.faultString}") from fault
+
+    def remove(self, name: str) -> None:
+        """Forget a program that has been stopped."""
+        self._call("removeProcessGroup", name)
+        write_private(self._folder.supervisor_conf, _without(self._folder.supervisor_conf.read_text(), name))
+        program.launch_file(self._folder, name).unlink()
+
     def begin_to_stop(self, name: str) -> None:
         """Send a program its stop signal and don't start it again when it ends."""
         try:
@@ -134,6 +154,13 @@ childlogdir={folder}
 nocleanup=true
 {as_root}"""
         return head + "".join(program.conf_section(self._folder, each) for each in programs)
+
+
+def _without(configuration: str, name: str) -> str:
+    """supervisord's configuration without the section of a program."""
+    start = "\n[program:"
+    head, *sections = configuration.split(start)
+    return head + "".join(start + section for section in sections if not section.startswith(f"{name}]"))
 
 
 def wait_until(
