@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg2
 import pytest
 
 from scripts.faults.stack import read_env
@@ -25,7 +26,8 @@ PATIENCE_S = 90
 T = TypeVar("T")
 
 # How long storing some votes takes, and workers that hold few votes meanwhile, so that the others wait in the broker.
-TAKES = "CREATE OR REPLACE FUNCTION take_time() RETURNS trigger AS 'BEGIN PERFORM pg_sleep({}); RETURN NULL; END' LANGUAGE plpgsql"
+TAKES = """CREATE OR REPLACE FUNCTION take_time() RETURNS trigger LANGUAGE plpgsql
+    AS 'BEGIN PERFORM pg_sleep({}); RETURN NULL; END'"""
 TAKE_TIME = "CREATE TRIGGER take_time BEFORE INSERT ON votes EXECUTE FUNCTION take_time()"
 FEW = {"WORKER__VOTE_THREADS": "8", "WORKER__VOTE_PREFETCH": "8"}
 
@@ -93,8 +95,9 @@ def scaling(stack: Path, log: Path, *options: str, **settings: str) -> Iterator[
 def voting(stack: Path, seconds: int) -> "subprocess.Popen[str]":
     """scripts/load, which fails when an acked vote is missing, doubled or wrong."""
     options = ["--run-dir", str(stack), "--voters", "40", "--rate", "120", "--seconds", str(seconds)]
+    env = plain_environment() | read_env(stack / "env")  # not the addresses of the stack that all tests share
     return subprocess.Popen(
-        [ROOT / "scripts" / "load", *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [ROOT / "scripts" / "load", *options], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
