@@ -64,7 +64,7 @@ def run(settings: Settings, run_dir: str | None) -> None:
     queues.start()
     log.info("scaler_started", extra={"by": run_dir or settings.nomad.url, "dry_run": settings.scaler.dry_run})
     due = time.monotonic()
-    while not ending.wait(_BEAT_S):
+    while not ending.wait(min(_BEAT_S, settings.scaler.interval_s)):
         if heartbeat is not None:
             heartbeat.touch()
         if time.monotonic() >= due:
