@@ -133,10 +133,6 @@ def _scaling(settings: Settings) -> Iterator[str]:
         yield "scaler.down_after_s: must be at least scaler.up_after_s: too few is worse than too many"
     if scaler.stale_s < 2 * scaler.interval_s:
         yield "scaler.stale_s: must be at least twice scaler.interval_s, or figures are stale at every look"
-    if scaler.node_connections_target * (1 + scaler.hysteresis) > settings.node.max_connections:
-        yield "scaler.node_connections_target: with scaler.hysteresis more than node.max_connections"
-    if scaler.node_lag_target_s * (1 + scaler.hysteresis) > settings.shed.newcomers_lag_s:
-        yield "scaler.node_lag_target_s: with scaler.hysteresis above shed.newcomers_lag_s, so people are refused first"
 
 
 def _deployed(settings: Settings) -> Iterator[str]:

@@ -63,8 +63,7 @@ class Nomad:
 
     def deployment_of(self, job_id: str, spec_index: int) -> dict[str, Any] | None:
         """The deployment of the job as it was registered at ``spec_index``; None while there is none."""
-        every = self._call("GET", f"/v1/job/{job_id}/deployments")
-        return next((each for each in every if each["JobSpecModifyIndex"] == spec_index), None)
+        return next((each for each in self.deployments(job_id) if each["JobSpecModifyIndex"] == spec_index), None)
 
     def deployment(self, deployment_id: str) -> dict[str, Any]:
         """One deployment as it is now."""
@@ -88,7 +87,7 @@ class Nomad:
         return found
 
     def deployments(self, job_id: str) -> list[dict[str, Any]]:
-        """Those that Nomad still knows of, latest first or not."""
+        """Those that Nomad still knows of."""
         found: list[dict[str, Any]] = self._call("GET", f"/v1/job/{job_id}/deployments")
         return found
 
@@ -100,7 +99,7 @@ class Nomad:
     def scale(self, job_id: str, group: str, count: int, over: int, message: str, meta: Mapping[str, Any]) -> None:
         """Have ``count`` of a group, unless the job has changed since modify index ``over``.
 
-        Nomad 1.7 and earlier don't look at the index. Refused with 400 outside of the scaling block's limits, and
+        An older Nomad doesn't look at the index. Refused with 400 outside of the scaling block's limits, and
         while a deployment of the job is active.
         """
         body = {"Count": count, "Target": {"Group": group}, "Message": message, "Meta": meta, "JobModifyIndex": over}

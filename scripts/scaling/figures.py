@@ -205,5 +205,13 @@ class NodeFigures:
         alive: list[bytes] = self._redis.zrangebyscore(names.NODES_ALIVE_KEY, since, "+inf")  # type: ignore[assignment]
         keys = [names.node_load_key(UUID(hex=node.decode())) for node in alive]
         told: list[bytes | None] = self._redis.mget(keys) if keys else []  # type: ignore[assignment]
-        loads = [msgspec.json.decode(each, type=NodeLoad) for each in told if each is not None]
+        loads = [load for each in told if each is not None and (load := _decoded(each)) is not None]
         return of_nodes(count, loads, len(keys) - len(loads), rules)
+
+
+def _decoded(told: bytes) -> NodeLoad | None:
+    """None: it is of a version that tells something else."""
+    try:
+        return msgspec.json.decode(told, type=NodeLoad)
+    except msgspec.MsgspecError:
+        return None

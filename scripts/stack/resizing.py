@@ -27,7 +27,7 @@ def resize(folder: RunFolder, supervisor: Supervisor, kind: str, count: int) -> 
     Those with the highest numbers go, and have ended when this returns: what they had in hand is done or returned. The
     caller holds the folder.
 
-    :raises StepFailed: one can't be added
+    :raises StepFailed: one can't be added or doesn't end
     """
     present = names_of(kind, supervisor.states())
     if not present or count < 1:

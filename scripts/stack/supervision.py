@@ -76,15 +76,15 @@ class Supervisor:
         program.write_launch_file(self._folder, added)
         sections = _without(self._folder.supervisor_conf.read_text(), added.name)
         write_private(self._folder.supervisor_conf, sections + program.conf_section(self._folder, added))
-        try:
-            self._call("reloadConfig")
-            self._call("addProcessGroup", added.name)
-        except xmlrpc.client.Fault as fault:
-            raise StepFailed(f"{added.name}: {fault.faultString}") from fault
+        self._change(added.name, "reloadConfig")
+        self._change(added.name, "addProcessGroup", added.name)
 
     def remove(self, name: str) -> None:
-        """Forget a program that has been stopped."""
-        self._call("removeProcessGroup", name)
+        """Forget a program that has been stopped.
+
+        :raises StepFailed: it still runs
+        """
+        self._change(name, "removeProcessGroup", name)
         write_private(self._folder.supervisor_conf, _without(self._folder.supervisor_conf.read_text(), name))
         program.launch_file(self._folder, name).unlink()
 
@@ -126,6 +126,12 @@ class Supervisor:
         deadline = time.monotonic() + STOPS_WITHIN_S + 10
         while begun and processes.start_time(pid) == begun and time.monotonic() < deadline:
             time.sleep(0.02)
+
+    def _change(self, name: str, method: str, *arguments: str) -> None:
+        try:
+            self._call(method, *arguments)
+        except xmlrpc.client.Fault as fault:
+            raise StepFailed(f"{name}: {fault.faultString}") from fault
 
     def _call(self, method: str, *arguments: Any) -> Any:
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")

@@ -79,6 +79,17 @@ def test_a_load_that_is_too_high_for_long_is_answered_in_proportion_and_at_most_
     assert decided(math.inf, 1) == 2
 
 
+def test_none_is_taken_away_below_the_least_or_while_something_is_unknown() -> None:
+    def decided(load: Load, least: int = 1) -> int:
+        return decide(load, BoundsSettings(least, 20), RULES, LONG_AGO, 0.0).count
+
+    assert decided(Load(4, 0.0, 0.0)) == 3
+    assert decided(Load(4, 0.0, 0.0), least=4) == 4
+    assert decided(Load(4, 0.0, 0.0, "3 of 4 report")) == 4
+    assert decided(Load(30, 0.0, 0.0, "3 of 4 report")) == 30
+    assert (decided(Load(30, 0.0, 0.0)), decided(Load(1, 9.0, 9.0), least=3)) == (20, 3)
+
+
 def test_more_come_soon_and_fewer_late() -> None:
     high, low = Load(4, 3.0, 4.0), Load(4, 0.1, 0.13)
 
