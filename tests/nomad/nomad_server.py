@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -251,7 +252,7 @@ def _capabilities(token: str | None) -> set[str]:
 
 
 @contextmanager
-def serving(cluster: Cluster) -> Iterator[str]:
+def serving(cluster: Cluster, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """The cluster's address."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -273,10 +274,12 @@ def serving(cluster: Cluster) -> Iterator[str]:
             """Nothing: the calls are noted in the cluster."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="nomad", daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()

@@ -1,10 +1,13 @@
 """The scaler by Nomad: what it asks for, and that it holds still where Nomad refuses, is away or is busy."""
 
 import os
+import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
+import trustme
 
 from models.runtime.settings import NomadSettings, load
 from scripts.nomad.jobs import ENVIRONMENTS, FOLDER, parse, read_job, resolve
@@ -113,6 +116,21 @@ def test_the_scalers_token_scales_and_nothing_else(cluster: Cluster, settings: N
         jobs.standing("votes")
     jobs.use(msgspec.structs.replace(settings, token=OPERATORS_TOKEN))
     assert jobs.standing("votes").count == 2
+
+
+def test_nomad_is_believed_only_with_a_certificate_of_the_ca_that_is_named(
+    cluster: Cluster, settings: NomadSettings, tmp_path: Path
+) -> None:
+    ca, other = trustme.CA(), trustme.CA()
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    other.cert_pem.write_to_path(tmp_path / "other.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    with serving(cluster, context) as address:
+        secure = msgspec.structs.replace(settings, url=address, ca_file=str(tmp_path / "ca.pem"))
+        assert NomadJobs(secure).standing("votes").count == 2
+        with pytest.raises(NotDone, match="certificate verify failed"):
+            NomadJobs(msgspec.structs.replace(secure, ca_file=str(tmp_path / "other.pem"))).standing("votes")
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
