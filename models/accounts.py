@@ -14,6 +14,7 @@ NODE = "votemill_node"
 VOTES_WORKER = "votemill_votes_worker"
 HOST_WORKER = "votemill_host_worker"
 RETENTION = "votemill_retention"  # scripts/retention by itself; host workers may do it, too
+SCALER = "votemill_scaler"
 OPERATOR = "votemill_operator"  # of people: may do everything in RabbitMQ and Redis, and read the tables
 OWNER = "votemill"
 
@@ -87,6 +88,8 @@ PERMISSIONS: Mapping[str, tuple[str, str, str]] = {
         _WORKERS_WRITE,
         rf"^(({names.HOST_QUEUE}|{names.MEMBERS_QUEUE}|{names.AUDIT_QUEUE})(\.DQ)?|{_COMMANDS})$",
     ),
+    # To ask how long a queue is takes no right.
+    SCALER: (r"^scaler\.", r"^scaler\.", rf"^({_NODES}$|scaler\.)"),
     OPERATOR: (".*", ".*", ".*"),
 }
 
@@ -103,6 +106,8 @@ RULES: Mapping[str, str] = {
     HOST_WORKER: f"~room:* ~browser:* ~turn:* ~lead:* %R~config:* {_FAN_OUT}"
     f" {_CONNECTS} {_SCRIPTS} {_HASHES} +get +set +pexpire +del +unlink +scan +publish",
     RETENTION: f"~room:* {_CONNECTS} +del",
+    SCALER: f"~{names.SCALER_KEY} %R~node:* %R~{names.NODES_ALIVE_KEY} %R~config:*"
+    f" {_CONNECTS} +zrangebyscore +mget +hgetall +get +set +pexpire",
     OPERATOR: "allkeys allchannels +@all",
 }
 

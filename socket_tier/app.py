@@ -17,6 +17,7 @@ from models.runtime.settings import Settings
 from models.runtime.tokens import Tokens
 from models.wire import names, notices
 from models.wire.commands import NodeHeartbeat, RegisterParticipants, Registration
+from models.wire.loads import NodeLoad
 from models.wire.polls import vote_update
 from socket_tier import pages
 from socket_tier.addresses import TrustedProxies
@@ -46,7 +47,7 @@ from socket_tier.metrics import NodeMetrics
 from socket_tier.payloads import Payloads
 from socket_tier.presence import Presence
 from socket_tier.redis_pipeline import RedisPipeline
-from socket_tier.refusals import Invalid, RateLimited, Refused
+from socket_tier.refusals import CacheUnavailable, Invalid, RateLimited, Refused
 from socket_tier.rest import Rest
 from socket_tier.results import Ticker
 from socket_tier.rooms import Rooms
@@ -68,6 +69,7 @@ from socket_tier.voting import VoteResults, Voting
 log = logging.getLogger(__name__)
 
 _NODE_HEARTBEAT_S = 2.0
+_LOAD_S = 1.0
 _LAG_PROBE_S = 0.1
 _STOP_TIMEOUT_S = 5.0
 _UNHURRIED_TICKS = 2  # with a tick of so many ordinary ones it doesn't matter that a client is shown totals a bit later
@@ -366,6 +368,7 @@ class Node:
                 ("vote-results", self.vote_results.run()),
                 ("node-heartbeat", self._beat()),
                 ("loop-lag", self._watch_loop()),
+                ("load", self._tell_load()),
                 ("housekeeping", self._keep_house()),
                 ("metrics", self._report()),
                 ("certificates", self._watch_certificates()),
@@ -512,6 +515,15 @@ class Node:
             due = loop.time() + _LAG_PROBE_S
             await asyncio.sleep(_LAG_PROBE_S)
             self.shedding.loop_was_late(max(0.0, loop.time() - due))
+
+    async def _tell_load(self) -> None:
+        while True:
+            load = NodeLoad(self.settings.node.name, len(self.sessions), self.shedding.lag_s, self.presence.moving)
+            try:
+                await self.cache.tell_load(self.node_id, load, self.settings.room.node_timeout_s)
+            except CacheUnavailable:
+                pass  # counted there; the scaler changes nothing meanwhile
+            await asyncio.sleep(_LOAD_S)
 
     async def _watch_certificates(self) -> None:
         servers = {"broker": self.settings.broker, "redis": self.settings.redis}

@@ -13,6 +13,7 @@ import msgspec
 
 from models.runtime.live_settings import Changes
 from models.wire import names
+from models.wire.loads import NodeLoad
 from models.wire.polls import BrowserRole, PollSnapshot
 from socket_tier.redis_pipeline import RedisPipeline, Script
 
@@ -239,6 +240,11 @@ class Cache:
     async def heartbeat(self, node_id: UUID) -> bool:
         """Say that this node lives; True when Redis didn't know of it, so that it lacks our members too."""
         return bool(await self._call("ZADD", names.NODES_ALIVE_KEY, time.time(), node_id.hex))
+
+    async def tell_load(self, node_id: UUID, load: NodeLoad, timeout_s: float) -> None:
+        """Say how much this node has to do; forgotten after ``timeout_s`` without another word."""
+        milliseconds = round(timeout_s * 1000)
+        await self._call("SET", names.node_load_key(node_id), msgspec.json.encode(load), "PX", milliseconds)
 
     async def claim_dead_node(self, timeout_s: float, lease_s: float) -> UUID | None:
         """A node silent for longer than ``timeout_s``, for one caller alone during ``lease_s``; None without one.

@@ -17,7 +17,7 @@ class Shedding:
         self.settings = settings  # replaced when an operator changes them
         self._buffer_share = buffer_share
         self._metrics = metrics
-        self._lag_s = 0.0
+        self.lag_s = 0.0  # of the event loop, as it is taken to last
         self._last_probe_s = 0.0
 
     def loop_was_late(self, lag_s: float) -> None:
@@ -27,8 +27,8 @@ class Shedding:
         """
         lasting_s = min(lag_s, self._last_probe_s)
         self._last_probe_s = lag_s
-        self._lag_s = 0.7 * self._lag_s + 0.3 * lasting_s
-        self._metrics.gauge("loop.lag_ms", self._lag_s * 1000)
+        self.lag_s = 0.7 * self.lag_s + 0.3 * lasting_s
+        self._metrics.gauge("loop.lag_ms", self.lag_s * 1000)
 
     def change(self) -> None:
         """Anything that changes what is stored.
@@ -46,7 +46,7 @@ class Shedding:
         :raises ReadOnly:
         """
         self.change()
-        if self._lag_s > self.settings.newcomers_lag_s or self._buffer_share() > self.settings.newcomers_buffer_share:
+        if self.lag_s > self.settings.newcomers_lag_s or self._buffer_share() > self.settings.newcomers_buffer_share:
             self._metrics.count("shed.newcomers")
             raise NodeBusy(retry_after_s=2)
 
@@ -56,6 +56,6 @@ class Shedding:
         :raises ReadOnly:
         """
         self.change()
-        if self._lag_s > self.settings.votes_lag_s:
+        if self.lag_s > self.settings.votes_lag_s:
             self._metrics.count("shed.votes")
             raise NodeBusy()

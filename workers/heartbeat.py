@@ -1,5 +1,6 @@
 """Tells the nodes that this worker lives and what it knows of the database, also while the database hangs."""
 
+import threading
 import time
 from pathlib import Path
 
@@ -46,6 +47,24 @@ class Probe:
         return "connected" if self._gate.available else "disconnected"
 
 
+class Waits:
+    """The longest that a command has waited for this worker. From any thread."""
+
+    def __init__(self) -> None:
+        self._longest_s = 0.0
+        self._lock = threading.Lock()
+
+    def note(self, waited_s: float) -> None:
+        with self._lock:
+            self._longest_s = max(self._longest_s, waited_s)
+
+    def take(self) -> float:
+        """Since the last time."""
+        with self._lock:
+            longest_s, self._longest_s = self._longest_s, 0.0
+        return longest_s
+
+
 class Heartbeat:
     """One WorkerHeartbeat to all nodes per round; ``file``, unless empty, is touched for a health check to look at."""
 
@@ -58,6 +77,7 @@ class Heartbeat:
         results: ResultsPublisher,
         notices: Notices,
         live: LiveSettings,
+        waits: Waits,
         file: str,
     ) -> None:
         self._worker = worker
@@ -67,13 +87,28 @@ class Heartbeat:
         self._results = results
         self._notices = notices
         self._live = live
+        self._waits = waits
+        self._cpu_s, self._told_at = time.process_time(), time.monotonic()
         self._file = Path(file) if file else None
 
     def round(self) -> None:
         database = self._probe.database()
         cache = "connected" if self._redis_answers() else "disconnected"
+        cpu_s, now = time.process_time(), time.monotonic()
+        cpu_share = (cpu_s - self._cpu_s) / (now - self._told_at)
+        self._cpu_s, self._told_at = cpu_s, now
         self._notices.tell_all(
-            WorkerHeartbeat(self._worker, now_us(), self._queues, database, self._probe.database_ms, cache, VERSION)
+            WorkerHeartbeat(
+                self._worker,
+                now_us(),
+                self._queues,
+                database,
+                self._probe.database_ms,
+                cache,
+                VERSION,
+                self._waits.take(),
+                cpu_share,
+            )
         )
         if self._file is not None:
             self._file.touch()

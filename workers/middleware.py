@@ -8,9 +8,11 @@ from typing import Any
 from dramatiq.middleware import Interrupt, Middleware, Retries
 
 from models.runtime import correlation
+from models.wire import names
 from workers import delivery
 from workers.delivery import Delivery
 from workers.errors import GiveBack, NeverValid, StepAside
+from workers.heartbeat import Waits
 from workers.metrics import WorkerMetrics, queue_label
 
 log = logging.getLogger(__name__)
@@ -52,8 +54,9 @@ class SafeRetries(Retries):
 class Context(Middleware):
     """What the command is part of, for whatever is logged, stored and sent on; how it went, for log and metrics."""
 
-    def __init__(self, metrics: WorkerMetrics) -> None:
+    def __init__(self, metrics: WorkerMetrics, waits: Waits) -> None:
         self._metrics = metrics
+        self._waits = waits
 
     def before_process_message(self, broker: Any, message: Any) -> None:
         options = message.options
@@ -65,6 +68,8 @@ class Context(Middleware):
         message.started_at = time.monotonic()
         age_ms = time.time() * 1000 - message.message_timestamp
         self._metrics.timing_ms(f"queues.{queue_label(message.queue_name)}.age_ms", age_ms)
+        if not tries and message.queue_name != names.AUDIT_QUEUE:  # reports may wait, and a retry waits on purpose
+            self._waits.note(age_ms / 1000)
 
     def after_process_message(self, broker: Any, message: Any, *, result: Any = None, exception: Any = None) -> None:
         took_ms = (time.monotonic() - message.started_at) * 1000

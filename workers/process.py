@@ -27,7 +27,7 @@ from workers.dead_letters import DeadLetters
 from workers.encoder import CommandEncoder
 from workers.fan_out import FanOut
 from workers.finals import Finals
-from workers.heartbeat import PROBE_EVERY_S, Heartbeat, Probe
+from workers.heartbeat import PROBE_EVERY_S, Heartbeat, Probe, Waits
 from workers.metrics import WorkerMetrics
 from workers.middleware import Context, Lifecycle, SafeRetries
 from workers.notices import Notices
@@ -71,6 +71,7 @@ class WorkerProcess:
         self._parts: list[_Part] = []
         self.metrics = WorkerMetrics(settings, role)
         self._process_levels = ProcessLevels(settings.metrics.watch_folders)
+        self._waits = Waits()
         self.singles = Singles(settings.log.singles_per_s)
         name = f"{settings.worker.name} {role}"
         self.secrets = SecretWatch(settings, self.metrics)
@@ -117,7 +118,7 @@ class WorkerProcess:
         hold_s = self.settings.worker.outage_hold_s
         middleware = [
             Lifecycle(self.start, self.stop),
-            Context(self.metrics),
+            Context(self.metrics, self._waits),
             TimeLimit(time_limit=(hold_s + self.settings.database.call_deadline_s + _BEYOND_HOLD_S) * 1000),
             SafeRetries(self.metrics),
         ]
@@ -178,6 +179,7 @@ class WorkerProcess:
             self.results,
             self.notices,
             live,
+            self._waits,
             settings.heartbeat_file,
         )
         sweep = Sweep(self.gate, self.rooms, self.results, self.metrics, settings.sweep_s)

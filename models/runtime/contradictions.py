@@ -44,7 +44,8 @@ def contradictions(settings: Settings) -> list[str]:
         problems += tls.contradictions("database", settings.database, production)
         problems += tls.contradictions("broker", settings.broker, production)
         problems += tls.contradictions("redis", settings.redis, production)
-    problems += [*_edge(settings), *_times(settings), *_sizes(settings)]
+        problems += tls.contradictions("nomad", settings.nomad, production)
+    problems += [*_edge(settings), *_times(settings), *_sizes(settings), *_scaling(settings)]
     if settings.alerts.mail_to and not (settings.alerts.mail_from and settings.alerts.mail_server):
         problems.append("alerts.mail_to: needs alerts.mail_from and alerts.mail_server")
     if settings.environment in DEPLOYED:
@@ -121,6 +122,17 @@ def _sizes(settings: Settings) -> Iterator[str]:
         yield "node.max_event_bytes: must not exceed node.max_packet_bytes"
     if node.slow_client_skip_bytes > node.slow_client_drop_bytes:
         yield "node.slow_client_skip_bytes: must not exceed node.slow_client_drop_bytes"
+
+
+def _scaling(settings: Settings) -> Iterator[str]:
+    scaler = settings.scaler
+    for tier, bounds in (("votes", scaler.votes), ("host", scaler.host), ("nodes", scaler.nodes)):
+        if bounds.min > bounds.max:
+            yield f"scaler.{tier}.min: must not exceed scaler.{tier}.max"
+    if scaler.down_after_s < scaler.up_after_s:
+        yield "scaler.down_after_s: must be at least scaler.up_after_s: too few is worse than too many"
+    if scaler.stale_s < 2 * scaler.interval_s:
+        yield "scaler.stale_s: must be at least twice scaler.interval_s, or figures are stale at every look"
 
 
 def _deployed(settings: Settings) -> Iterator[str]:

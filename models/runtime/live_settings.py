@@ -23,10 +23,11 @@ CHANGEABLE = (
     "room.results_per_s",
     "room.tick_per_member_s",
     "room.tick_s",
+    "scaler",
     "shed",
     "worker.tick_s",
 )
-_NOT_CHANGEABLE = ("limits.unlimited",)
+_NOT_CHANGEABLE = ("limits.unlimited", "scaler.interval_s")
 
 
 class SetLevel(msgspec.Struct, frozen=True):

@@ -55,6 +55,7 @@ BrokerUrl = Annotated[
     _address("amqp://HOST:PORT/%2F, several separated by commas", r"^amqps?://[^, ]+(, *amqps?://[^, ]+)*$"),
 ]
 RedisUrl = Annotated[str, _address("redis://HOST:PORT/0, rediss:// or unix://", r"^(rediss?|unix)://.")]
+NomadUrl = Annotated[str, Meta(pattern=r"^https?://[^/ @]+/?$", description="http(s)://HOST:PORT")]
 PublicUrl = Annotated[str, Meta(pattern=r"^(https?://[^/ ]+)?$", description="https://HOST without a path, or nothing")]
 GraphiteUrl = Annotated[str, _address("http(s)://HOST:PORT or nothing", r"^(https?://[^/ ]+[^ ]*)?$")]
 AlertmanagerUrl = Annotated[
@@ -311,6 +312,39 @@ class ProbeSettings(Section):
     record_bytes: Annotated[int, Meta(ge=10_000)]
 
 
+class NomadSettings(ServerSettings):
+    url: NomadUrl
+    token: Secret
+    region: str
+    namespace: Text
+    timeout_s: Seconds
+
+
+class BoundsSettings(Section):
+    """Never fewer than ``min``, never more than ``max``."""
+
+    min: Count
+    max: Count
+
+
+class ScalerSettings(Section):
+    interval_s: Seconds
+    dry_run: bool
+    votes: BoundsSettings
+    host: BoundsSettings
+    nodes: BoundsSettings
+    age_target_s: Seconds
+    depth_target: Count
+    worker_cpu_target: Annotated[float, Meta(gt=0, le=1)]
+    node_connections_target: Count
+    node_lag_target_s: Seconds
+    hysteresis: Annotated[float, Meta(gt=0, le=0.9)]
+    up_after_s: Seconds
+    down_after_s: Annotated[float, Meta(gt=0, le=86_400)]
+    step_up: Annotated[float, Meta(gt=0, le=10)]
+    stale_s: Seconds
+
+
 class ShedSettings(Section):
     read_only: bool
     newcomers_lag_s: Seconds
@@ -377,6 +411,8 @@ class Settings(msgspec.Struct, frozen=True):
     retention: RetentionSettings
     backup: BackupSettings
     probe: ProbeSettings
+    nomad: NomadSettings
+    scaler: ScalerSettings
     shed: ShedSettings
     log: LogSettings
     metrics: MetricSettings

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from models.runtime.settings import ServerSettings
 
 # How addresses begin where TLS is on. PostgreSQL's may say it behind the question mark.
-_SCHEMES = {"database": "postgres", "broker": "amqps://", "redis": "rediss://"}
+_SCHEMES = {"database": "postgres", "broker": "amqps://", "redis": "rediss://", "nomad": "https://"}
 _SSL_MODES = r"\bsslmode=(require|verify-ca|verify-full)\b"
 
 # What OpenSSL, libpq, PostgreSQL or the kernel say, and the key to look at; the first that fits.
@@ -111,7 +111,10 @@ def _weak(name: str, server: ServerSettings, hosts: list[list[str]]) -> Iterator
 
 def _plain(name: str, server: ServerSettings, hosts: list[list[str]], production: bool) -> Iterator[str]:
     far = sorted({host for each in hosts for host in each if not _is_loopback(host)})
-    if any(url.startswith(("amqps:", "rediss:")) or re.search(_SSL_MODES, urlsplit(url).query) for url in server.urls):
+    if any(
+        url.startswith(("amqps:", "rediss:", "https:")) or re.search(_SSL_MODES, urlsplit(url).query)
+        for url in server.urls
+    ):
         yield f"{name}.ca_file: must name the CAs of the server's certificate, since {name}.url asks for TLS"
     elif far and production and not server.plain_allowed:
         yield (

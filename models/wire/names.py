@@ -78,7 +78,15 @@ def node_present_key(node_id: UUID) -> str:
     return f"node:{node_id.hex}:present"
 
 
+def node_load_key(node_id: UUID) -> str:
+    """String: JSON of NodeLoad, renewed with each heartbeat."""
+    return f"node:{node_id.hex}:load"
+
+
 NODES_ALIVE_KEY = "nodes:alive"  # sorted set: node id (hex) -> last heartbeat, seconds since the epoch
+
+
+SCALER_KEY = "lead:scaler"  # string: the scaler that may change something, of several that run
 
 
 # Hash: ``version``, ``values`` and ``levels`` (JSON), what operators have changed at runtime.

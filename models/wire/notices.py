@@ -133,6 +133,8 @@ class WorkerHeartbeat(msgspec.Struct, frozen=True, tag=True):
     """To all nodes, about once a second, from each worker process.
 
     ``database`` is ``connected`` or ``disconnected``, as seen by this worker's own last statement or probe.
+    ``waited_s``: how long the command that waited longest, of those begun since the last heartbeat, had waited for its
+    worker; ``cpu_share``: of one core since then. Workers of earlier versions tell neither.
     """
 
     worker: str
@@ -142,6 +144,8 @@ class WorkerHeartbeat(msgspec.Struct, frozen=True, tag=True):
     database_ms: float
     redis: str = "connected"
     version: str = ""
+    waited_s: float | None = None
+    cpu_share: float | None = None
 
 
 Notice = (

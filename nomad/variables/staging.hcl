@@ -13,6 +13,7 @@ origins         = ["https://staging.polls.example"]
 trusted_proxies = ["10.1.0.0/24"]
 statsd_host     = "statsd.internal"
 graphite_url    = "http://graphite.internal:8080"
+nomad_url       = "https://nomad.staging.internal:4646"
 
 alertmanager_url = "http://alertmanager-1.internal:9093,http://alertmanager-2.internal:9093"
 runbook_url      = "https://code.example/votemill/blob/main/nomad/runbook.md"

@@ -29,6 +29,7 @@ _UNUSED = {
     "worker": {"node", "security"},
     "alerter": ALERTER_UNUSED,
     "probe": SECTIONS.keys() - {"probe", "log", "metrics", "limits"},
+    "scaler": {"database", "node", "worker", "security", "audit"},
     "migrate": SECTIONS.keys() - {"database", "secrets"},
 }
 _SECRET = re.compile(r"(?i)password|secret|token|_key|signing|://[^/{$]*:[^/{$]*@")
@@ -163,8 +164,8 @@ def _settings(resolved: Resolved, name: str, role: str, task: dict[str, Any], gr
 
 
 def _times(name: str, role: str, task: dict[str, Any], group: dict[str, Any], settings: Settings) -> Iterator[str]:
-    if role == "alerter":
-        return  # it holds nothing
+    if role in ("alerter", "scaler"):
+        return  # killed at any time they leave nothing undone
     needed_s = settings.node.kill_timeout_s if role == "node" else settings.worker.kill_timeout_s
     if seconds(task["kill_timeout"]) < needed_s:
         yield f"{name}.kill_timeout: must be at least {needed_s:g}s, {role}.kill_timeout_s of settings.toml"

@@ -68,6 +68,26 @@ class Supervisor:
             if fault.faultCode != _ALREADY_STARTED:
                 raise
 
+    def add(self, added: Program) -> None:
+        """Take one more program, stopped, under its care.
+
+        :raises StepFailed: supervisord doesn't
+        """
+        program.write_launch_file(self._folder, added)
+        sections = _without(self._folder.supervisor_conf.read_text(), added.name)
+        write_private(self._folder.supervisor_conf, sections + program.conf_section(self._folder, added))
+        self._change(added.name, "reloadConfig")
+        self._change(added.name, "addProcessGroup", added.name)
+
+    def remove(self, name: str) -> None:
+        """Forget a program that has been stopped.
+
+        :raises StepFailed: it still runs
+        """
+        self._change(name, "removeProcessGroup", name)
+        write_private(self._folder.supervisor_conf, _without(self._folder.supervisor_conf.read_text(), name))
+        program.launch_file(self._folder, name).unlink()
+
     def begin_to_stop(self, name: str) -> None:
         """Send a program its stop signal and don't start it again when it ends."""
         try:
@@ -107,6 +127,12 @@ class Supervisor:
         while begun and processes.start_time(pid) == begun and time.monotonic() < deadline:
             time.sleep(0.02)
 
+    def _change(self, name: str, method: str, *arguments: str) -> None:
+        try:
+            self._call(method, *arguments)
+        except xmlrpc.client.Fault as fault:
+            raise StepFailed(f"{name}: {fault.faultString}") from fault
+
     def _call(self, method: str, *arguments: Any) -> Any:
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
         with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as server:
@@ -134,6 +160,13 @@ childlogdir={folder}
 nocleanup=true
 {as_root}"""
         return head + "".join(program.conf_section(self._folder, each) for each in programs)
+
+
+def _without(configuration: str, name: str) -> str:
+    """supervisord's configuration without the section of a program."""
+    start = "\n[program:"
+    head, *sections = configuration.split(start)
+    return head + "".join(start + section for section in sections if not section.startswith(f"{name}]"))
 
 
 def wait_until(

@@ -20,6 +20,7 @@ from models.runtime.settings import DatabaseSettings
 from models.wire import names
 from scripts.faults.guest import Guest
 from scripts.loadtest import rest
+from scripts.scaling.figures import NodeFigures, QueueFigures, Unknown
 from scripts.stack.services import rabbitmq
 from scripts.stack.supervision import wait_until
 from tests.own_stack import on_own_servers
@@ -102,6 +103,10 @@ FORBIDDEN_AMQP: list[tuple[str, str, Act]] = [
         (account, "makes a queue", lambda channel: channel.queue_declare("votes.mine"))
         for account in (accounts.NODE, accounts.VOTES_WORKER, accounts.HOST_WORKER)
     ),
+    *((accounts.SCALER, f"reads {queue}", get(queue)) for queue in ("votes", "host.dead")),
+    (accounts.SCALER, "sends a command", send(names.COMMANDS_EXCHANGE, "votes")),
+    (accounts.SCALER, "tells all nodes something", send(names.NODES_EXCHANGE, "")),
+    (accounts.SCALER, "empties votes", lambda channel: channel.queue_purge("votes")),
     (accounts.HOST_WORKER, "deletes a node's queue", lambda channel: channel.queue_delete("node.0123")),
 ]
 
@@ -120,6 +125,9 @@ FORBIDDEN_IN_REDIS = [
     (accounts.HOST_WORKER, f"HSET {names.SETTINGS_KEY} version 1"),
     (accounts.HOST_WORKER, f"ZADD {names.NODES_ALIVE_KEY} 1 0123"),
     (accounts.RETENTION, "HGETALL room:ABC234"),
+    (accounts.SCALER, "HGETALL room:ABC234"),
+    (accounts.SCALER, "SET node:0123:load x"),
+    (accounts.SCALER, f"HSET {names.SETTINGS_KEY} version 1"),
     (accounts.RETENTION, f"PUBLISH {names.FANOUT_CHANNEL} x"),
 ]
 
@@ -301,6 +309,30 @@ def test_retention_lets_a_poll_go_with_its_account(stack: SecuredStack, account:
     # Then nothing of it is left
     assert gone is not None and (gone["polls"], gone["votes"], gone["failed"]) == (1, 1, 0)
     assert ask(stack.folder.path, stack.dsn, "SELECT count(*) FROM votes WHERE poll_id = %s", poll_id) == 0
+
+
+@pytest.mark.proves("FR-029")
+def test_the_scaler_sees_all_that_it_goes_by_with_its_account(stack: SecuredStack) -> None:
+    settings = stack.settings_as(accounts.SCALER)
+    queues, client = QueueFigures(settings.broker), open_redis(settings.redis)
+    queues.start()
+
+    def seen() -> bool:
+        try:
+            return all(queues.measure(tier, 1, settings.scaler).load.count == 1 for tier in ("votes", "host"))
+        except Unknown:
+            return False
+
+    try:
+        wait_until(seen, SOON_S, "no figures of the workers")
+        rooms = Rooms(client, 60)
+        assert rooms.lead("scaler", "test", 1) and rooms.lead("scaler", "test", 1)
+        assert rooms.changed_settings().version >= 0
+        nodes = NodeFigures(client, settings.room.node_timeout_s).measure(1, settings.scaler)
+        assert nodes.figures["reporting"] == 1 and not nodes.load.incomplete
+    finally:
+        queues.close()
+        client.close()
 
 
 def test_after_a_restore_a_host_workers_account_is_enough(stack: SecuredStack, story: Story) -> None:

@@ -51,6 +51,14 @@ BROKEN = [
     ("WORKR__THREADS", "5", "workr: unknown section; did you mean worker?"),
     ("NODE_PORT", "5", "node_port: unknown section; did you mean VOTEMILL_NODE__PORT?"),
     ("FLUX__CAPACITOR", "5", "flux: unknown section"),
+    # the scaler's
+    ("SCALER__VOTES__MIN", "9", "scaler.votes.min: must not exceed scaler.votes.max"),
+    ("SCALER__DOWN_AFTER_S", "14", "scaler.down_after_s: must be at least scaler.up_after_s"),
+    ("SCALER__INTERVAL_S", "6", "scaler.stale_s: must be at least twice scaler.interval_s"),
+    ("SCALER__HYSTERESIS", "1", "scaler.hysteresis: expected a number, >0..0.9; got 1"),
+    ("NOMAD__URL", "nomad.internal:4646", "nomad.url: expected http(s)://HOST:PORT"),
+    ("NOMAD__URL", "http://nomad.internal:4646", "nomad.ca_file: a plain connection to nomad.internal is refused"),
+    ("NOMAD__URL", "https://nomad.internal:4646", "nomad.ca_file: must name the CAs"),
     # not an address
     (
         "DATABASE__URL",
