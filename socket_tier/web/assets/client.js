@@ -27,7 +27,7 @@ import { Refusal } from "./client/refusal.js";
 import { Signals } from "./client/signals.js";
 import { recall, remember } from "./client/storage.js";
 
-export { createPoll, fetchPoll } from "./client/rest.js";
+export { createPoll, fetchExport, fetchPoll, fetchResults } from "./client/rest.js";
 export { leaders } from "./client/poll-view.js";
 export { Refusal };
 

@@ -4,10 +4,14 @@ import { Bars } from "../ui/bars.js";
 import { copyWith } from "../ui/copy.js";
 import { byTestId, plural, roomCodeFromAddress, setQuestion, setText, showView } from "../ui/dom.js";
 import { showError } from "../ui/errors.js";
+import { keepPoll } from "../ui/own-polls.js";
 import { followLine } from "../ui/line.js";
 import { showPollState, totalsNote } from "../ui/poll-state.js";
+import { startKeys } from "../ui/keys.js";
+import { showQr } from "../ui/qr.js";
 import { startControls } from "./host-controls.js";
-import { followPeople } from "./host-people.js";
+import { startExport } from "./host-export.js";
+import { followPeople, startNames } from "./host-people.js";
 
 const roomCode = roomCodeFromAddress();
 const client = connect();
@@ -25,12 +29,24 @@ function showInvitation() {
   const link = remembered(roomCode).joinUrl ?? `${location.origin}/j/${roomCode}`;
   setText(byTestId("room-code"), roomCode);
   byTestId("join-link").value = link;
+  showQr(byTestId("qr"), link);
   byTestId("screen-link").href = `/screen/${roomCode}`;
   document.title = `${roomCode} · Host · Votemill`;
   copyWith(byTestId("copy-link"), byTestId("join-link"));
 }
 
+function startShortcuts() {
+  startKeys({
+    o: ["open-button", "close-button", "reopen-button"].map(byTestId),
+    c: byTestId("copy-link"),
+    s: byTestId("screen-link"),
+    n: byTestId("names-button"),
+  });
+}
+
 function show(poll) {
+  // For the list of the start page.
+  if (remembered(roomCode).hostToken) keepPoll(roomCode, poll.question);
   setQuestion(byTestId("question"), poll.question);
   showPollState(byTestId("poll-state"), poll);
   bars.show(poll);
@@ -45,6 +61,9 @@ async function start() {
   showInvitation();
   followLine(client);
   followPeople(client);
+  startNames(client, roomCode);
+  startExport(roomCode);
+  startShortcuts();
   client.on("poll", show);
   const setRole = startControls(client);
   client.on("membership", ({ phase, refusal }) => {
@@ -54,7 +73,9 @@ async function start() {
     showView("error");
   });
   const answer = await client.host({ roomCode, hostToken: takeTokenFromAddress() });
-  setRole(answer.role ?? "host");
+  const role = answer.role ?? "host";
+  setRole(role);
+  for (const id of ["host-only", "export"]) byTestId(id).hidden = role !== "host" || !remembered(roomCode).hostToken;
 }
 
 start().catch(() => {}); // A refusal is shown by the membership handler above.

@@ -4,6 +4,7 @@ import { Bars } from "../ui/bars.js";
 import { byTestId, roomCodeFromAddress, setQuestion, setText, showView } from "../ui/dom.js";
 import { showError } from "../ui/errors.js";
 import { followLine } from "../ui/line.js";
+import { showQr } from "../ui/qr.js";
 import { showPollState, totalsNote } from "../ui/poll-state.js";
 
 const roomCode = roomCodeFromAddress();
@@ -24,6 +25,7 @@ function show(poll) {
 document.title = `${roomCode} · Votemill`;
 setText(byTestId("room-code"), roomCode);
 setText(byTestId("join-host"), location.host);
+showQr(byTestId("qr"), `${location.origin}/j/${roomCode}`);
 followLine(client);
 client.on("poll", show);
 client.on("membership", ({ phase, refusal }) => {
