@@ -26,8 +26,13 @@ _MIND_S = 8.0  # how long a person stays with a choice, on average
 _MOOD_S = 45.0  # after so long another option is the favourite
 _PULSE_S = 1.0
 _HANDSHAKES = 20
-_FIRST = "Ada Alan Barbara Claude Dennis Donald Edsger Frances Grace Hedy Joan John Katherine Ken Leslie Linus Margaret Mary Radia Tim".split()
-_LAST = "Allen Borg Clarke Dijkstra Goldberg Hamilton Hopper Johnson Keller Knuth Lamport Liskov Lovelace Perlman Ritchie Shannon".split()
+_FIRST = """
+Ada Alan Barbara Claude Dennis Donald Edsger Frances Grace Hedy Joan John Katherine Ken Leslie Linus Margaret Mary Radia
+Tim
+""".split()  # noqa: SIM905
+_LAST = """
+Allen Borg Clarke Dijkstra Goldberg Hamilton Hopper Johnson Keller Knuth Lamport Liskov Lovelace Perlman Ritchie Shannon
+""".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,9 @@ class Mood:
 
     def pick(self, options: int) -> int:
         turn = (monotonic() - self.since) / _MOOD_S
-        weights = [1 + 0.9 * math.sin(turn * math.tau / options - index * math.tau / options) for index in range(options)]
+        weights = [
+            1 + 0.9 * math.sin(turn * math.tau / options - index * math.tau / options) for index in range(options)
+        ]
         return random.choices(range(options), weights)[0]
 
 
@@ -92,7 +99,7 @@ def main() -> int:
 async def fill(
     base: rest.Base, room: rest.Room, voters: int, seconds: float, arrival_s: float = _ARRIVAL_S
 ) -> list[Guest]:
-    """Let ``voters`` people come and vote for ``seconds``; then everyone goes. The guests, to be asked what they did."""
+    """Let ``voters`` people come and vote for ``seconds``; then all go. The guests, to be asked what they did."""
     counts, gate, run = Counts(), asyncio.Semaphore(_HANDSHAKES), secrets.token_hex(4)
     mood = Mood(monotonic())
     guests = []
@@ -103,7 +110,8 @@ async def fill(
         guests.append(guest)
     ends_at = monotonic() + seconds
     lives = [
-        asyncio.create_task(guest.live(min(arrival_s, seconds / 2)), name=f"guest-{guest.seat.index}") for guest in guests
+        asyncio.create_task(guest.live(min(arrival_s, seconds / 2)), name=f"guest-{guest.seat.index}")
+        for guest in guests
     ]
     try:
         while (left_s := ends_at - monotonic()) > 0 and not all(guest.gone() for guest in guests):
@@ -128,7 +136,10 @@ async def fill(
 def _names(voters: int) -> list[str]:
     pairs = [f"{first} {last}" for first in _FIRST for last in _LAST]
     random.shuffle(pairs)
-    return [pairs[index % len(pairs)] + (f" {index // len(pairs) + 1}" if index >= len(pairs) else "") for index in range(voters)]
+    return [
+        pairs[index % len(pairs)] + (f" {index // len(pairs) + 1}" if index >= len(pairs) else "")
+        for index in range(voters)
+    ]
 
 
 def _tell(counts: Counts, voters: int, left_s: float) -> None:

@@ -54,7 +54,9 @@ async def take(url: str, folder: Path) -> None:
         await phone.get_by_test_id("join-button").click()
         await phone.get_by_test_id("option-0").click()
         await phone.locator("[data-testid=vote-state][data-state=counted]").wait_for()
-        await screen.wait_for_function(f"Number(document.querySelector('[data-testid=vote-count]').textContent) > {_VOTERS * 0.9}")
+        await screen.wait_for_function(
+            f"Number(document.querySelector('[data-testid=vote-count]').textContent) > {_VOTERS * 0.9}"
+        )
         for page, name in ((host, "host"), (phone, "phone"), (screen, "screen")):
             await page.screenshot(path=folder / f"{name}.png")
         await browser.close()

@@ -70,7 +70,9 @@ class Site:
     def __init__(self) -> None:
         files = {path.relative_to(_ASSETS).as_posix(): path for path in _ASSETS.rglob("*") if path.is_file()}
         files |= {name: WEB / "node_modules" / path for name, path in _FROM_NPM.items()}
-        self.assets = {name: Content.of(name, path.read_bytes()) for name, path in sorted(files.items()) if path.is_file()}
+        self.assets = {
+            name: Content.of(name, path.read_bytes()) for name, path in sorted(files.items()) if path.is_file()
+        }
         self.hash = hashlib.sha256(
             "\n".join(f"{name} {asset.tag}" for name, asset in self.assets.items()).encode()
         ).hexdigest()[:16]

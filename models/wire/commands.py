@@ -168,8 +168,8 @@ class ExportRows(msgspec.Struct, frozen=True):
     """Read the next page of a poll's votes, by participant id. Answered with ``RowsExported`` or ``CommandFailed``.
 
     ``least_version``: the newest version that whoever asks may have been shown; a standby that has not got there yet is
-    not read. None when that is not known. ``token_generation``: as in ``ChangeState``. ``everybody``: also those who have
-    joined and not voted; a worker of before answers with those who voted.
+    not read. None when that is not known. ``token_generation``: as in ``ChangeState``.
+    ``everybody``: also those who have joined and not voted; a worker of before answers with those who voted.
     """
 
     request_id: UUID

@@ -48,7 +48,9 @@ def test_no_page_keeps_anybody_out(checked, create_poll):
     look("docs", docs.page)
     # And the pages of a poll, from waiting to its final result
     key_holder = create_poll("Tea or coffee?", ("Tea", "Coffee", "Water"))
-    token = key_holder.page.evaluate("JSON.parse(localStorage['votemill.host.' + location.pathname.slice(6)]).hostToken")
+    token = key_holder.page.evaluate(
+        "JSON.parse(localStorage['votemill.host.' + location.pathname.slice(6)]).hostToken"
+    )
     host = HostPage(checked())
     host.page.goto(f"/host/{key_holder.room_code}#{token}")
     host.part("open-button").wait_for()

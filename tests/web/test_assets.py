@@ -16,6 +16,9 @@ LIMIT_BYTES = 60_000
 # What reads YAML on /docs, and the operators' page: nobody who votes or hosts fetches these.
 APART = re.compile(r"vendor/js-yaml|(pages|style)/(docs|operations)\.|ui/(schema|chart)\.")
 
+LEADING_NOWHERE = """[...document.querySelectorAll('main a[href^="#"]')].map((link) => link.hash)
+  .filter((hash) => !document.getElementById(hash.slice(1)))"""
+
 
 def fetch(base_url, path, **headers):
     with urllib.request.urlopen(urllib.request.Request(base_url + path, headers=headers), timeout=20) as answer:
@@ -72,5 +75,5 @@ def test_the_documents_of_the_interface_are_rendered_whole(new_page):
     expect(docs.part("asyncapi").locator("details")).to_have_count(len(asyncapi["operations"]))
     for kind, document in (("openapi", openapi), ("asyncapi", asyncapi)):
         expect(docs.part(kind).locator(".schema")).to_have_count(len(document["components"]["schemas"]))
-    assert docs.page.evaluate("[...document.querySelectorAll('main a[href^=\"#\"]')].filter(a => !document.getElementById(a.hash.slice(1))).map(a => a.hash)") == []
+    assert docs.page.evaluate(LEADING_NOWHERE) == []
     expect(docs.part("problem")).to_be_hidden()
