@@ -57,10 +57,10 @@ class OnALine(ParticipantPage):
     line: Line
 
 
-@pytest.fixture(params=[PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.fixture
 def ada(request, new_page):
-    """A participant whose line is in our hands."""
-    page, line = new_page(*request.param), Line()
+    """A participant whose line is in our hands; on a phone, unless the test says otherwise."""
+    page, line = new_page(*getattr(request, "param", PHONE)), Line()
     line.lead(page)
     return OnALine(page, line)
 
@@ -83,7 +83,7 @@ def stored(database_url: str) -> Iterator:
 
 
 @pytest.mark.proves("US1.3", "FR-040")
-@pytest.mark.parametrize("how", ["cut", "dead"])
+@pytest.mark.parametrize(("how", "ada"), [("cut", PHONE), ("dead", DESKTOP)], ids=["cut", "dead"], indirect=["ada"])
 def test_a_line_lost_after_the_vote_was_sent_counts_it_once(create_poll, ada, stored, how):
     host = create_poll()
     host.opens_voting()
@@ -109,6 +109,7 @@ def test_a_line_lost_after_the_vote_was_sent_counts_it_once(create_poll, ada, st
 
 
 @pytest.mark.proves("US6.2")
+@pytest.mark.parametrize("ada", [PHONE, DESKTOP], ids=["phone", "desktop"], indirect=True)
 def test_what_happened_while_away_is_told_after_the_reconnect(create_poll, ada, new_page):
     host = create_poll()
     grace = ParticipantPage(new_page(*PHONE)).joins(host.room_code, "Grace")
@@ -163,6 +164,20 @@ def test_a_slow_line_shows_honestly_how_far_the_vote_has_come(create_poll, ada, 
     ada.sees_own_vote(0)
     host.sees_totals(1, 0)
     assert stored(host.room_code) == [0]
+
+
+def test_the_big_screen_says_when_totals_are_paused(create_poll, new_page):
+    host = create_poll()
+    screen = OnALine(new_page(1280, 720), Line())
+    screen.line.lead(screen.page)
+    screen.page.goto(f"/screen/{host.room_code}")
+    screen.part("bars").wait_for()
+    # When the node says that it has lost the fan-out, and then that it hears it again
+    (socket,) = screen.line.open
+    socket.send('42["results-paused",{"reason":"live results are delayed"}]')
+    expect(screen.part("totals-note")).to_contain_text("Live totals are paused")
+    socket.send('42["results-resumed",{"reason":"live results are back"}]')
+    expect(screen.part("totals-note")).to_be_empty()
 
 
 def show_as(page: Page, state: str) -> None:
