@@ -19,6 +19,7 @@ class Line:
     cut: bool = False
     mute: bool = False  # the server hears the page, the page hears nothing
     open: list[WebSocketRoute] = field(default_factory=list)
+    dead: list[WebSocketRoute] = field(default_factory=list)
     sent_votes: int = 0
 
     def lead(self, page: Page) -> None:
@@ -29,6 +30,11 @@ class Line:
         for socket in self.open:
             socket.close()
         self.open.clear()
+
+    def dies(self) -> None:
+        """What is open leads nowhere from now on and nobody says so; a new connection works."""
+        self.dead += self.open
+        self.mute = False
 
     def returns(self) -> None:
         self.cut = self.mute = False
@@ -45,7 +51,7 @@ class Line:
             server.send(packet)
 
         def to_page(packet: str | bytes) -> None:
-            if not self.mute:
+            if not self.mute and socket not in self.dead:
                 socket.send(packet)
 
         socket.on_message(to_server)
@@ -94,11 +100,13 @@ def test_a_line_lost_after_the_vote_was_sent_counts_it_once(create_poll, ada, st
     ada.taps(1)
     host.sees_totals(0, 1)
     ada.sees_state("vote-state", "sending")
-    # And the line is cut, or silently dead
+    # And the line is cut and comes back, or is silently dead
     if how == "cut":
         ada.line.goes_away()
         ada.sees_state("connection", "reconnecting")
-    ada.line.returns()
+        ada.line.returns()
+    else:
+        ada.line.dies()
     # Then the page sends it again, and it counts once
     ada.sees_state("vote-state", "counted")
     ada.sees_state("connection", "connected")

@@ -1,21 +1,22 @@
 import { fetchResults, remembered } from "../client.js";
-import { byTestId, make, setText } from "../ui/dom.js";
+import { byTestId, make, setText, soon } from "../ui/dom.js";
 import { clearError, showError } from "../ui/errors.js";
 
 const SHOWN = 60;
+const REDRAW_MS = 200; // names that fly by faster can't be read
 const NAMES_SHOWN = 500;
 const NAMES_EVERY_MS = 3000;
 
 /** Who came while this page was open, newest first. In a large room only the newest are drawn. */
 export function followPeople(client) {
   const present = new Set();
-  const drawSoon = oncePerFrame(() => {
+  const drawSoon = soon(() => {
     const newest = [...present].slice(-SHOWN).reverse();
     byTestId("people").replaceChildren(...newest.map((nickname) => make("li", {}, nickname)));
     const more = present.size - newest.length;
     setText(byTestId("people-more"), more > 0 ? `and ${more.toLocaleString("en")} more` : "");
     byTestId("people-empty").hidden = present.size > 0;
-  });
+  }, REDRAW_MS);
   client.on("arrived", ({ nickname }) => {
     present.add(nickname);
     drawSoon();
@@ -66,17 +67,4 @@ function show({ participants }) {
     byTestId(id).replaceChildren(...names.slice(0, NAMES_SHOWN).map((name) => make("li", {}, name)));
     setText(byTestId(`${id}-count`), names.length.toLocaleString("en") + (names.length > NAMES_SHOWN ? ", not all shown" : ""));
   }
-}
-
-// A hall arrives within a second: draw once per frame, not once per person.
-function oncePerFrame(draw) {
-  let isDue = false;
-  return () => {
-    if (isDue) return;
-    isDue = true;
-    requestAnimationFrame(() => {
-      isDue = false;
-      draw();
-    });
-  };
 }

@@ -2,12 +2,12 @@ import { connect, remembered } from "../client.js";
 import { Announcer } from "../ui/announcer.js";
 import { Bars } from "../ui/bars.js";
 import { copyWith } from "../ui/copy.js";
-import { byTestId, plural, roomCodeFromAddress, setQuestion, setText, showView } from "../ui/dom.js";
+import { byTestId, plural, roomCodeFromAddress, setQuestion, setText, showView, soon } from "../ui/dom.js";
 import { showError } from "../ui/errors.js";
-import { keepPoll } from "../ui/own-polls.js";
-import { followLine } from "../ui/line.js";
-import { showPollState, totalsNote } from "../ui/poll-state.js";
 import { startKeys } from "../ui/keys.js";
+import { followLine } from "../ui/line.js";
+import { keepPoll } from "../ui/own-polls.js";
+import { showPollState, totalsNote } from "../ui/poll-state.js";
 import { showQr } from "../ui/qr.js";
 import { startControls } from "./host-controls.js";
 import { startExport } from "./host-export.js";
@@ -45,8 +45,6 @@ function startShortcuts() {
 }
 
 function show(poll) {
-  // For the list of the start page.
-  if (remembered(roomCode).hostToken) keepPoll(roomCode, poll.question);
   setQuestion(byTestId("question"), poll.question);
   showPollState(byTestId("poll-state"), poll);
   bars.show(poll);
@@ -64,7 +62,7 @@ async function start() {
   startNames(client, roomCode);
   startExport(roomCode);
   startShortcuts();
-  client.on("poll", show);
+  client.on("poll", soon(() => show(client.poll)));
   const setRole = startControls(client);
   client.on("membership", ({ phase, refusal }) => {
     if (phase === "joined") showView("poll");
@@ -75,6 +73,7 @@ async function start() {
   const answer = await client.host({ roomCode, hostToken: takeTokenFromAddress() });
   const role = answer.role ?? "host";
   setRole(role);
+  if (role === "host") keepPoll(roomCode, answer.poll.question); // for the list of the start page
   for (const id of ["host-only", "export"]) byTestId(id).hidden = role !== "host" || !remembered(roomCode).hostToken;
 }
 
