@@ -54,7 +54,7 @@ function checkQuestion({ isTyping = false } = {}) {
 function checkOptions({ isTyping = false } = {}) {
   const texts = inputs().map(trimmed);
   const problems = texts.map((text, index) => {
-    if (text === "") return isTyping ? "" : "Please fill in this option, or remove it.";
+    if (text === "") return isTyping ? "" : `Please fill in this option${texts.length > LIMITS.fewest ? ", or remove it" : ""}.`;
     if (lengthOf(text) > LIMITS.option) return `An option has at most ${LIMITS.option} characters.`;
     return texts.indexOf(text) < index ? "This option is there already." : "";
   });

@@ -31,20 +31,26 @@ export function followPeople(client) {
 export function startNames(client, roomCode) {
   const button = byTestId("names-button");
   let isShown = false;
-  let timer = null;
   let isAsking = false;
+  let isStale = false; // something has changed since the answer that is shown was asked for
 
   async function read() {
-    clearTimeout(timer);
-    timer = null;
-    isAsking = true;
+    [isAsking, isStale] = [true, false];
     try {
       show(await fetchResults(roomCode, remembered(roomCode).hostToken));
       clearError(byTestId("names-error"));
     } catch (refusal) {
       showError(byTestId("names-error"), refusal);
     }
-    isAsking = false;
+    // Not more often, however fast votes come in; what came in meanwhile is asked for then.
+    setTimeout(() => {
+      isAsking = false;
+      follow();
+    }, NAMES_EVERY_MS);
+  }
+
+  function follow() {
+    if (isShown && isStale && !isAsking) read();
   }
 
   button.addEventListener("click", () => {
@@ -52,10 +58,12 @@ export function startNames(client, roomCode) {
     button.setAttribute("aria-expanded", String(isShown));
     setText(button, isShown ? "Hide names" : "Who has voted?");
     byTestId("names").hidden = !isShown;
-    if (isShown) read();
+    isStale = true;
+    follow();
   });
   client.on("poll", () => {
-    if (isShown && !isAsking) timer ??= setTimeout(read, NAMES_EVERY_MS);
+    isStale = true;
+    follow();
   });
 }
 

@@ -4,8 +4,8 @@ import { Bars } from "../ui/bars.js";
 import { byTestId, roomCodeFromAddress, setQuestion, setText, showView } from "../ui/dom.js";
 import { showError } from "../ui/errors.js";
 import { followLine } from "../ui/line.js";
-import { showQr } from "../ui/qr.js";
 import { showPollState, totalsNote } from "../ui/poll-state.js";
+import { showQr } from "../ui/qr.js";
 
 const roomCode = roomCodeFromAddress();
 const client = connect();
