@@ -6,26 +6,8 @@ import json
 
 from playwright.sync_api import expect
 
-from socket_tier.pages import WEB
-from tests.web.pages import HostPage, ParticipantPage, VotemillPage
-
-JSQR = WEB / "node_modules" / "jsqr" / "dist" / "jsQR.js"
-READ_QR = """(svg) => {
-  const [left, top, side] = svg.getAttribute("viewBox").split(" ").map(Number);
-  const canvas = Object.assign(document.createElement("canvas"), { width: side * 6, height: side * 6 });
-  const pen = canvas.getContext("2d");
-  pen.fillStyle = "#fff";
-  pen.fillRect(0, 0, canvas.width, canvas.height);
-  pen.setTransform(6, 0, 0, 6, -left * 6, -top * 6);
-  pen.fillStyle = "#000";
-  pen.fill(new Path2D(svg.querySelector("path").getAttribute("d")));
-  return jsQR(pen.getImageData(0, 0, canvas.width, canvas.height).data, canvas.width, canvas.height)?.data;
-}"""
-
-
-def read_qr(viewer):
-    viewer.page.evaluate(JSQR.read_text())
-    return viewer.part("qr").locator("svg").evaluate(READ_QR)
+from tests.web.pages import BROWSER_ARGUMENTS, WAIT_MS, HostPage, ParticipantPage, VotemillPage
+from tests.web.qr import read_qr
 
 
 def test_a_poll_is_checked_as_it_is_typed_and_its_options_reordered_and_removed(new_page):
@@ -57,14 +39,11 @@ def test_a_poll_is_checked_as_it_is_typed_and_its_options_reordered_and_removed(
         host.sees(f"bar-text-{index}", text)
 
 
-def test_the_qr_codes_lead_to_the_poll(create_poll, new_page):
+def test_the_code_the_link_and_the_qr_code_lead_to_the_same_poll(create_poll, base_url):
     host = create_poll()
-    screen = VotemillPage(new_page(1280, 720))
-    screen.page.goto(f"/screen/{host.room_code}")
-    screen.part("bars").wait_for()
-    link = host.part("join-link").input_value()
-    assert read_qr(host) == link and link.endswith(f"/j/{host.room_code}")
-    assert read_qr(screen).endswith(f"/j/{host.room_code}")
+    link = f"{base_url}/j/{host.room_code}"
+    expect(host.part("join-link")).to_have_value(link)
+    assert read_qr(host.part("qr")) == [link]
 
 
 def test_the_host_sees_who_has_voted_and_keeps_the_results(create_poll, new_page):
@@ -119,23 +98,39 @@ def test_the_link_is_copied(create_poll):
     assert host.page.evaluate("navigator.clipboard.readText()") == host.part("join-link").input_value()
 
 
-def test_several_polls_of_one_browser_are_found_again(create_poll):
-    # Given a browser with two polls, whose page was closed
-    first = create_poll("Tea or coffee?")
-    context, code = first.page.context, first.room_code
-    page = context.new_page()
-    page.goto("/")
-    page.get_by_test_id("question").fill("Now or later?")
-    page.get_by_test_id("option-input-0").fill("Now")
-    page.get_by_test_id("option-input-1").fill("Later")
-    page.get_by_test_id("create-button").click()
-    HostPage(page).part("open-button").wait_for()
-    first.page.close()
-    # When its start page is opened again
-    page.goto("/")
-    expect(page.get_by_test_id("own-list").locator("li")).to_have_count(2)
-    # Then each poll is led on from there
-    page.get_by_test_id(f"own-{code}").click()
-    again = HostPage(page)
-    again.sees("question", "Tea or coffee?")
-    again.opens_voting()
+def test_several_polls_are_at_hand_after_the_browser_was_closed(playwright_driver, chromium_path, base_url, tmp_path):
+    def open_browser():
+        return playwright_driver.chromium.launch_persistent_context(
+            tmp_path / "profile", executable_path=chromium_path, args=BROWSER_ARGUMENTS, base_url=base_url
+        )
+
+    def create(page, question):
+        page.goto("/")
+        page.get_by_test_id("question").fill(question)
+        page.get_by_test_id("option-input-0").fill("Yes")
+        page.get_by_test_id("option-input-1").fill("No")
+        page.get_by_test_id("create-button").click()
+        page.get_by_test_id("open-button").wait_for(timeout=WAIT_MS)
+        return HostPage(page).room_code
+
+    # Given a host with two polls, one of them open, whose browser is closed
+    first_visit = open_browser()
+    one = create(first_visit.new_page(), "The first?")
+    HostPage(first_visit.pages[-1]).opens_voting()
+    other = create(first_visit.new_page(), "The second?")
+    first_visit.close()
+    # When it is opened again
+    second_visit = open_browser()
+    start = VotemillPage(second_visit.new_page())
+    start.page.goto("/")
+    # Then both are listed, the newest first, and can be gone on with
+    expect(start.part("own-list").locator("li")).to_have_count(2)
+    expect(start.part("own-list").locator("li").first).to_contain_text("The second?")
+    expect(start.part(f"own-{other}")).to_be_visible()
+    start.part(f"own-{one}").click()
+    HostPage(start.page).closes_voting()
+    # And one can be taken off the list
+    start.page.goto("/")
+    start.page.get_by_role("button", name=f"Take {other} off the list").click()
+    expect(start.part("own-list").locator("li")).to_have_count(1)
+    second_visit.close()
