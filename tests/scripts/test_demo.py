@@ -1,8 +1,6 @@
 """The demo fills a poll with people who come, vote, and change their minds, and ends by itself."""
 
-import json
 import re
-import urllib.request
 
 import pytest
 
@@ -11,23 +9,19 @@ from scripts.demo_poll import OPTIONS, fill
 from scripts.loadtest import account, rest
 
 
-def totals(base_url: str, code: str) -> dict[str, object]:
-    with urllib.request.urlopen(f"{base_url}/api/polls/{code}", timeout=20) as answer:
-        return json.load(answer)
-
-
 def test_it_prints_the_addresses_ends_by_itself_and_leaves_a_final_result(
     base_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["demo", "--url", base_url, "--voters", "20", "--seconds", "4"]
-    monkeypatch.setattr("sys.argv", words)
+    monkeypatch.setattr("sys.argv", ["demo", "--url", base_url, "--voters", "20", "--seconds", "8"])
     assert demo_poll.main() == 0
     said = capsys.readouterr().out
-    code = re.search(r"/screen/([2-9A-Z]{6})\n", said)[1]  # type: ignore[index]
-    assert f"{base_url}/j/{code}" in said and re.search(rf"/host/{code}#\S+", said)
-    poll = totals(base_url, code)
-    assert poll["state"] == "closed"
-    assert 10 <= sum(poll["votes"]) <= 20  # type: ignore[arg-type, call-overload]
+    shown = re.search(r"/screen/(\w{6})\n", said)
+    assert shown is not None
+    code = shown[1]
+    assert f"{base_url}/j/{code}\n" in said and re.search(rf"/host/{code}#\S+\n", said)
+    base = rest.parse_base(base_url)
+    assert rest.call(base, "GET", f"/api/polls/{code}")["state"] == "closed"
+    assert 0 < sum(rest.totals(base, code).votes) <= 20
 
 
 async def test_people_change_their_minds_and_only_the_latest_choice_is_counted(
