@@ -11,7 +11,6 @@ import argparse
 import bisect
 import itertools
 import secrets
-import shutil
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ import psycopg2
 from playwright.sync_api import Page, sync_playwright
 
 from models.runtime.settings import load
+from scripts.chromium import chromium_path
 from scripts.loadtest import rest
 from scripts.loadtest.__main__ import read_env_file
 from scripts.loadtest.fleet import Fleet, fitting_processes, seat_voters
@@ -92,13 +92,12 @@ def main() -> int:
     database = Database(env["DATABASE_URL"], room.code)
     watcher = threading.Thread(target=database.watch, name="database", daemon=True)
     seats = seat_voters(wanted.voters, [(room.code, room.options)], [(base.host, base.port)])
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     processes = fitting_processes(wanted.voters, wanted.rate)
     with (
         sync_playwright() as driver,
         Fleet(seats, secrets.token_hex(4), wanted.rate, processes, 300 + wanted.seconds) as fleet,
     ):
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = driver.chromium.launch(executable_path=chromium_path(), args=["--no-sandbox", "--disable-gpu"])
 
         def opened(path: str) -> Page:
             page = browser.new_context(viewport={"width": 1280, "height": 720}).new_page()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import shutil
 import sys
 from pathlib import Path
 
 from playwright.async_api import Page, async_playwright
 
+from scripts.chromium import chromium_path
 from scripts.demo_poll import OPTIONS, QUESTION, fill
 from scripts.loadtest import rest
 from scripts.loadtest.__main__ import read_env_file
@@ -33,13 +33,12 @@ def main() -> int:
 
 
 async def take(url: str, folder: Path) -> None:
-    """Pages and voters live side by side; the pictures are taken when most have voted."""
+    """Pages and voters live side by side; the pictures are taken when all have voted."""
     base = rest.parse_base(url)
     room = await asyncio.to_thread(rest.open_poll, base, QUESTION, OPTIONS)
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     crowd = asyncio.create_task(fill(base, room, _VOTERS, _SECONDS, arrival_s=8), name="crowd")
     async with async_playwright() as driver:
-        browser = await driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = await driver.chromium.launch(executable_path=chromium_path(), args=["--no-sandbox"])
 
         async def opened(path: str, width: int, height: int) -> Page:
             page = await (await browser.new_context(viewport={"width": width, "height": height})).new_page()
@@ -54,9 +53,7 @@ async def take(url: str, folder: Path) -> None:
         await phone.get_by_test_id("join-button").click()
         await phone.get_by_test_id("option-0").click()
         await phone.locator("[data-testid=vote-state][data-state=counted]").wait_for()
-        await screen.wait_for_function(
-            f"Number(document.querySelector('[data-testid=vote-count]').textContent) > {_VOTERS * 0.9}"
-        )
+        await screen.get_by_test_id("vote-count").filter(has_text=str(_VOTERS + 1)).wait_for()
         for page, name in ((host, "host"), (phone, "phone"), (screen, "screen")):
             await page.screenshot(path=folder / f"{name}.png")
         await browser.close()
