@@ -4,7 +4,6 @@ PNGs."""
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import urllib.request
 from pathlib import Path
@@ -14,6 +13,7 @@ from playwright.sync_api import sync_playwright
 
 from models.runtime.graphs import read_boards, target
 from models.runtime.settings import load
+from scripts.chromium import chromium_path
 from scripts.loadtest.__main__ import read_env_file
 from scripts.stack.run_folder import ROOT, RunFolder
 
@@ -36,9 +36,8 @@ def main() -> int:
 
 def take_page(base_url: str, token: str, picture: Path) -> None:
     """The overview, of the last quarter of an hour."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=chromium_path(), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1240, "height": 900})
         page.set_default_timeout(_WAIT_MS)
         page.goto(f"{base_url}/operations")

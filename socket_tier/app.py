@@ -290,7 +290,7 @@ class Node:
         app.router.add_get("/api/health", health.handle)
         app.router.add_get("/api/health/ready", self.readiness.ready)
         app.router.add_get("/api/health/live", self.readiness.live)
-        app.add_routes(pages.routes())
+        app.add_routes(pages.Site().routes())
         # Unwound in reverse: the buffer drains while the publisher still lives.
         app.cleanup_ctx.extend(
             [

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import logging
 import re
 from collections.abc import Sequence
@@ -79,7 +80,8 @@ class Rest:
             web.get("/api/polls/{code}", self.read_poll),
             web.post("/api/polls/{code}/state", self.change_state),
             web.post("/api/polls/{code}/host-token", self.renew_host_token),
-            web.get("/api/polls/{code}/results.csv", self.export),
+            web.get("/api/polls/{code}/results.csv", self.export_csv),
+            web.get("/api/polls/{code}/results.json", self.export_json),
         ]
 
     async def create_poll(self, request: web.Request) -> web.Response:
@@ -156,8 +158,24 @@ class Rest:
         }
         return json_response({**body, "pending": True} if renewed.pending else body)
 
-    async def export(self, request: web.Request) -> web.StreamResponse:
-        """One row per participant, streamed page by page: the next page is asked for when this one is sent.
+    async def export_csv(self, request: web.Request) -> web.StreamResponse:
+        """One row per participant who voted.
+
+        :raises Refused:
+        """
+        return await self._export(request, _Csv, everybody=False)
+
+    async def export_json(self, request: web.Request) -> web.StreamResponse:
+        """The poll and everybody who joined it, also those who have not voted.
+
+        :raises Refused:
+        """
+        return await self._export(request, _Json, everybody=True)
+
+    async def _export(
+        self, request: web.Request, form: "type[_Csv] | type[_Json]", *, everybody: bool
+    ) -> web.StreamResponse:
+        """Streamed page by page: the next page is asked for when this one is sent.
 
         For the poll's host, or for an administrator.
 
@@ -169,27 +187,29 @@ class Rest:
         details = {"by": "admin"} if by_admin else {}
         self._audit.note("results_exported", outcome="ok", room_code=room.code, address=request["address"], **details)
         seen = await self._newest_shown(room)
-        rows = await self._page(room, generation, seen, None)
+        rows = await self._page(room, generation, seen, None, everybody)
+        written = form(room.poll)
         response = web.StreamResponse(
             headers={
-                "Content-Type": "text/csv; charset=utf-8",
-                "Content-Disposition": f'attachment; filename="votemill-{room.code}.csv"',
+                "Content-Type": form.media_type,
+                "Content-Disposition": f'attachment; filename="votemill-{room.code}.{form.suffix}"',
             }
         )
         await response.prepare(request)
-        await response.write(_csv([("nickname", "option", "first vote", "last vote")]))
+        await response.write(written.head())
         while True:
-            await response.write(_csv([_row(room.poll, vote) for vote in rows]))
+            await response.write(written.page(rows))
             if len(rows) < _EXPORT_PAGE:
                 break
             try:
-                rows = await self._page(room, generation, seen, rows[-1].participant_id)
+                rows = await self._page(room, generation, seen, rows[-1].participant_id, everybody)
             except Refused as refusal:
                 # The status is long sent: only a body that ends in mid-air tells the client that it isn't whole.
                 log.warning("export_cut_off", extra={"code": refusal.code, "room_code": room.code})
                 if request.transport is not None:
                     request.transport.abort()
                 return response
+        await response.write(written.tail)
         await response.write_eof()
         return response
 
@@ -205,7 +225,7 @@ class Rest:
         return max(cached.poll.version, room.poll.version) if cached else None
 
     async def _page(
-        self, room: Room, generation: int, least_version: int | None, after: UUID | None
+        self, room: Room, generation: int, least_version: int | None, after: UUID | None, everybody: bool
     ) -> tuple[ExportedVote, ...]:
         request_id = uuid4()
         wait_s = self._settings.broker.reply_timeout_s
@@ -218,6 +238,7 @@ class Rest:
             _EXPORT_PAGE,
             least_version=least_version,
             token_generation=generation,
+            everybody=everybody,
         )
         answer = await self._commands.request(command, request_id)
         assert isinstance(answer, RowsExported)
@@ -257,10 +278,59 @@ def _both(poll: PollSnapshot, participant_count: int, room: Room | None = None) 
     return {"success": True, **view, "poll": view}
 
 
-def _row(poll: PollSnapshot, vote: ExportedVote) -> tuple[str, ...]:
-    cells = (vote.nickname or "", poll.options[vote.option_index])
-    safe = tuple(_FORMULA.sub(r"\1'", cell) for cell in cells)
-    return (*safe, iso_time(vote.first_voted_at_us), iso_time(vote.last_voted_at_us))
+class _Csv:
+    """Nickname, option and times; only of those who voted."""
+
+    media_type, suffix, tail = "text/csv; charset=utf-8", "csv", b""
+
+    def __init__(self, poll: PollSnapshot) -> None:
+        self._options = poll.options
+
+    def head(self) -> bytes:
+        return _csv([("nickname", "option", "first vote", "last vote")])
+
+    def page(self, votes: Sequence[ExportedVote]) -> bytes:
+        return _csv([self._row(vote) for vote in votes if vote.option_index is not None])
+
+    def _row(self, vote: ExportedVote) -> tuple[str, ...]:
+        assert vote.option_index is not None
+        safe = tuple(_FORMULA.sub(r"\1'", cell) for cell in (vote.nickname or "", self._options[vote.option_index]))
+        return (*safe, _time(vote.first_voted_at_us) or "", _time(vote.last_voted_at_us) or "")
+
+
+class _Json:
+    """The poll as others see it, and ``participants``, null where somebody has not voted."""
+
+    media_type, suffix, tail = "application/json; charset=utf-8", "json", b"]}\n"
+
+    def __init__(self, poll: PollSnapshot) -> None:
+        self._poll = poll
+        self._separator = ""
+
+    def head(self) -> bytes:
+        poll = self._poll
+        known = {"success": True, "roomCode": poll.room_code, "question": poll.question, "options": list(poll.options)}
+        return (json.dumps(known, ensure_ascii=False)[:-1] + ', "participants": [').encode()
+
+    def page(self, votes: Sequence[ExportedVote]) -> bytes:
+        text = ""
+        for vote in votes:
+            text += self._separator + json.dumps(self._row(vote), ensure_ascii=False)
+            self._separator = ",\n"
+        return text.encode()
+
+    def _row(self, vote: ExportedVote) -> dict[str, object]:
+        return {
+            "nickname": vote.nickname,
+            "optionIndex": vote.option_index,
+            "option": None if vote.option_index is None else self._poll.options[vote.option_index],
+            "firstVotedAt": _time(vote.first_voted_at_us),
+            "lastVotedAt": _time(vote.last_voted_at_us),
+        }
+
+
+def _time(at_us: int | None) -> str | None:
+    return None if at_us is None else iso_time(at_us)
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> bytes:

@@ -169,6 +169,7 @@ class ExportRows(msgspec.Struct, frozen=True):
 
     ``least_version``: the newest version that whoever asks may have been shown; a standby that has not got there yet is
     not read. None when that is not known. ``token_generation``: as in ``ChangeState``.
+    ``everybody``: also those who have joined and not voted; a worker of before answers with those who voted.
     """
 
     request_id: UUID
@@ -180,6 +181,7 @@ class ExportRows(msgspec.Struct, frozen=True):
     format: int = FORMAT
     least_version: int | None = None
     token_generation: int = 0
+    everybody: bool = False
 
 
 class ClaimHost(msgspec.Struct, frozen=True):

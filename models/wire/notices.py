@@ -78,13 +78,13 @@ class BrowserRestored(msgspec.Struct, frozen=True, tag=True):
 
 
 class ExportedVote(msgspec.Struct, frozen=True, array_like=True):
-    """One participant's stored vote; times in microseconds since the epoch."""
+    """One participant's stored vote; times in microseconds since the epoch. None of somebody who has not voted."""
 
     participant_id: UUID
     nickname: str | None
-    option_index: int
-    first_voted_at_us: int
-    last_voted_at_us: int
+    option_index: int | None
+    first_voted_at_us: int | None
+    last_voted_at_us: int | None
 
 
 class RowsExported(msgspec.Struct, frozen=True, tag=True):

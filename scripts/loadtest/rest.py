@@ -4,6 +4,7 @@ import http.client
 import ipaddress
 import json
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Any
@@ -96,9 +97,13 @@ def call_patiently(base: Base, method: str, path: str, body: object = None, toke
 
 def open_room(base: Base, number: int, options: int) -> Room:
     """Create a poll and open it for voting."""
-    question = {"question": f"Load poll {number}", "options": [f"Option {index + 1}" for index in range(options)]}
-    poll = call_patiently(base, "POST", "/api/polls", question)
-    room = Room(str(poll["roomCode"]), str(poll.get("hostToken") or ""), options)
+    return open_poll(base, f"Load poll {number}", [f"Option {index + 1}" for index in range(options)])
+
+
+def open_poll(base: Base, question: str, options: Sequence[str]) -> Room:
+    """Create this poll and open it for voting."""
+    poll = call_patiently(base, "POST", "/api/polls", {"question": question, "options": list(options)})
+    room = Room(str(poll["roomCode"]), str(poll.get("hostToken") or ""), len(options))
     change_state(base, room, "open")
     return room
 

@@ -112,6 +112,7 @@ class Voter:
         latencies_ms: "array[float]",
         gate: asyncio.Semaphore,
         comeback: Comeback = EAGER,
+        nickname: str = "",
     ) -> None:
         self.seat = seat
         self.ledger = VoterLedger(seat.room)
@@ -130,7 +131,7 @@ class Voter:
         self._connection: Connection | None = None
         self._join_reply: asyncio.Future[dict[str, Any]] | None = None
         self._attempt = 0
-        self._nickname = f"v{seat.index}-{run}"
+        self._nickname = nickname or f"v{seat.index}-{run}"
         self._token = ""
         self._template = b""
         self._option = -1
@@ -291,14 +292,17 @@ class Voter:
 
     def cast(self, intended_at: float) -> None:
         """Vote for another option than before; latency counts from ``intended_at`` (monotonic seconds)."""
-        options = self.seat.options
-        if self._option < 0:
-            self._option = int(random.random() * options)
-        else:
-            self._option = (self._option + 1 + int(random.random() * (options - 1))) % options
+        self._option = self.next_option(self._option)
         self._intended_at = intended_at
         self._unanswered = self.ledger.sent(self._option)
         self._send()
+
+    def next_option(self, present: int) -> int:
+        """Another one than ``present``, which is -1 before the first vote; any of them alike."""
+        options = self.seat.options
+        if present < 0:
+            return int(random.random() * options)
+        return (present + 1 + int(random.random() * (options - 1))) % options
 
     def _send(self) -> None:
         self._sent_at = monotonic()

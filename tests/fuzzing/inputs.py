@@ -106,7 +106,7 @@ def calls(known: Known) -> st.SearchStrategy[Call]:
     codes = st.sampled_from([known.poll.code, known.other.code, "ZZZZZZ", "%00", "..", "%2e%2e", "%ff%fe", "ABC", "💥"])
     paths = st.sampled_from([
         "/api/polls", "/api/polls/{}", "/api/polls/{}/state", "/api/polls/{}/results.csv", "/api/config/log-level",
-        "/api/config/settings",
+        "/api/polls/{}/results.json", "/docs", "/assets/0123456789abcdef/{}", "/api/config/settings",
         "/api/health", "/api/health/ready", "/", "/j/{}", "/host/{}", "/assets/{}", "/assets/vendor/{}", "/{}",
         "/socket.io/?EIO=4&transport=polling&x={}", "/socket.io/?EIO=4&transport=polling&sid={}",
         "/socket.io/?EIO=3&transport={}", "/socket.io/?EIO=4&transport=websocket&j={}", "*", "http://evil/{}",

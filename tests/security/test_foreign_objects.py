@@ -112,6 +112,7 @@ async def test_no_token_but_the_polls_own_hosts_it_by_any_way(
         for method, path, event, options in (
             ("POST", "state", "state_change_refused", {"json": {"newState": "closed"}}),
             ("GET", "results.csv", "export_refused", {}),
+            ("GET", "results.json", "export_refused", {}),
             ("POST", "host-token", "takeover_refused", {}),
         ):
             answer = await rest.request(method, f"/api/polls/{code}/{path}", url=node.url, headers=headers, **options)

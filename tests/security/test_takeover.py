@@ -61,7 +61,7 @@ async def test_after_a_takeover_the_old_token_the_old_cookie_and_the_old_socket_
             return (await rest.change(poll, "open", url=url)).status == 403
 
         await eventually(refused, f"the revocation to reach {url}")
-        for method, path in (("GET", "results.csv"), ("POST", "host-token")):
+        for method, path in (("GET", "results.csv"), ("GET", "results.json"), ("POST", "host-token")):
             assert (await rest.request(method, f"/api/polls/{poll.code}/{path}", url=url, headers=old)).status == 403
     for event in ("state_change_refused", "export_refused", "takeover_refused"):
         assert (await audited(event, room_code=poll.code))["details"]["reason"] == "revoked"

@@ -214,6 +214,45 @@ async def test_the_export_has_one_row_per_participant(rest: Rest, poll: Poll, ne
     assert "attachment" in answer.headers["content-disposition"]
 
 
+async def test_the_json_export_has_everybody_also_who_has_not_voted(
+    rest: Rest, poll: Poll, new_browser: NewBrowser
+) -> None:
+    # Given one who has voted, and one who has only joined
+    for name, options in (("Ada", [2]), ("Bo", [])):
+        voter: Browser = await new_browser().connect()
+        joined = await voter.join(poll.code, name)
+        for option in options:
+            assert (await voter.vote(poll.code, joined, option, commandId="c"))["success"]
+            await voter.hears("vote-recorded", commandId="c")
+
+    # When the host exports, until the registration is stored as well
+    async def names() -> bool:
+        return len((await exported(rest, poll))["participants"]) == 2
+
+    await eventually(names, "both participants")
+    # Then both are there
+    answer = await exported(rest, poll)
+    people = {person["nickname"]: person for person in answer["participants"]}
+    assert (answer["roomCode"], answer["success"]) == (poll.code, True)
+    assert (people["Ada"]["optionIndex"], people["Ada"]["option"]) == (2, "Option 2")
+    assert people["Ada"]["firstVotedAt"] == people["Ada"]["lastVotedAt"] is not None
+    assert people["Bo"] == {
+        "nickname": "Bo",
+        "optionIndex": None,
+        "option": None,
+        "firstVotedAt": None,
+        "lastVotedAt": None,
+    }
+
+
+async def exported(rest: Rest, poll: Poll) -> dict[str, Any]:
+    answer = await rest.get(
+        f"/api/polls/{poll.code}/results.json", headers={"Authorization": f"Bearer {poll.host_token}"}
+    )
+    assert answer.status == 200
+    return answer.body
+
+
 @pytest.mark.proves("FR-018", "US3.5")
 async def test_health_names_every_dependency(rest: Rest, node_urls: list[str]) -> None:
     for url in node_urls:

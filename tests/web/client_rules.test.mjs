@@ -114,6 +114,17 @@ test("counted may be heard before accepted and is not taken back by it", () => {
   assert.equal(ballot.vote.state, "counted");
 });
 
+test("a choice that was accepted is uncounted until it is told, and after a reload too", () => {
+  const ballot = new Ballot("UNCOUNTED", "participant-1");
+  ballot.choose(1);
+  assert.equal(ballot.uncounted, null);
+  ballot.accepted(ballot.vote);
+  const { commandId } = ballot.vote;
+  assert.equal(new Ballot("UNCOUNTED", "participant-1").uncounted.commandId, commandId);
+  ballot.recorded({ commandId, optionIndex: 1 });
+  assert.equal(ballot.uncounted, null);
+});
+
 test("news about an older choice does not touch the newer one", () => {
   const ballot = freshBallot();
   ballot.choose(0);

@@ -120,7 +120,7 @@ class MemberActors:
 
             def read(db: Database) -> tuple[ExportedVote, ...]:
                 poll_store.demand_host(db, request.poll_id, request.token_generation)
-                return export_store.read_page(db, request.poll_id, request.after, limit)
+                return export_store.read_page(db, request.poll_id, request.after, limit, everybody=request.everybody)
 
             try:
                 rows = self._replica.read(request.poll_id, request.least_version, read)

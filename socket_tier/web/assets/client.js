@@ -27,7 +27,7 @@ import { Refusal } from "./client/refusal.js";
 import { Signals } from "./client/signals.js";
 import { recall, remember } from "./client/storage.js";
 
-export { createPoll, fetchPoll } from "./client/rest.js";
+export { createPoll, fetchExport, fetchPoll, fetchResults } from "./client/rest.js";
 export { leaders } from "./client/poll-view.js";
 export { Refusal };
 
@@ -151,6 +151,15 @@ export class VotemillClient extends Signals {
     if (answer.participantId) this.#takeSeat(answer);
     if (answer.poll) this.#changed(this.#view.adopt(answer.poll));
     this.#outbox?.open();
+    if (answer.participantId) this.#askAgain(answer.previousVote);
+  }
+
+  /** Whether a vote was counted is told once, and a node may die before. The same vote again is told again. */
+  #askAgain(previousVote) {
+    const vote = this.#ballot.uncounted;
+    if (!vote || vote.optionIndex !== previousVote || this.poll.state !== "open") return;
+    // No answer and no refusal takes away what was accepted; the next join asks once more, and final totals settle it.
+    this.#send(vote).catch(() => {});
   }
 
   #takeSeat({ participantId, participantToken = this.#identity.participantToken, previousVote }) {

@@ -36,6 +36,12 @@ export class Ballot {
     return this.#vote.state === "sending" ? this.#vote : null;
   }
 
+  /** The choice that the server has and has not said to have counted, or null. */
+  get uncounted() {
+    const { state, commandId } = this.#vote;
+    return state === "accepted" && commandId ? this.#vote : null;
+  }
+
   choose(optionIndex) {
     this.#set({
       ...nothing(), optionIndex, state: "sending", commandId: newCommandId(), standing: this.#standing(),

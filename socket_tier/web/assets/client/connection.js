@@ -4,6 +4,7 @@ import { Refusal } from "./refusal.js";
 import { Signals } from "./signals.js";
 
 const ANSWER_WITHIN_MS = 5000;
+const SILENT_MS = 40000; // longer than the time between two of the server's pings
 
 /**
  * The line to the server. It comes back by itself, for ever, and says honestly what it is doing.
@@ -17,6 +18,7 @@ export class Connection extends Signals {
   #webSocketWorked = false;
   #refusedBackoff = new Backoff();
   #timer = null;
+  #heardAtMs = 0;
 
   /** @param credentials returns what the handshake carries as `auth`, so that the server may resume at once. */
   constructor(url, credentials) {
@@ -28,7 +30,7 @@ export class Connection extends Signals {
       withCredentials: true,
       reconnectionAttempts: Infinity,
       reconnectionDelay: 500,
-      reconnectionDelayMax: 5000,
+      reconnectionDelayMax: 2000, // with the half that chance adds, a page is right within 3 s of the line's return
       randomizationFactor: 0.5,
       timeout: 8000,
       auth: (give) => give(this.#credentials()),
@@ -66,10 +68,13 @@ export class Connection extends Signals {
   async request(event, payload, withinMs = ANSWER_WITHIN_MS) {
     // Never through the library's own buffer: it would flush an old vote before the room is joined again.
     if (!this.isConnected) throw Refusal.unheard("There is no connection at the moment.");
+    const sentAtMs = Date.now();
     let answer;
     try {
       answer = await this.#socket.timeout(withinMs).emitWithAck(event, payload);
     } catch {
+      // Nothing at all since then: the line is dead, though nobody has said so. A mobile network does that.
+      if (this.isConnected && this.#heardAtMs < sentAtMs) this.#renew();
       throw Refusal.unheard();
     }
     if (answer?.success === true) return answer;
@@ -80,6 +85,10 @@ export class Connection extends Signals {
     this.#socket.on("connect", () => {
       this.#webSocketWorked ||= this.#socket.io.engine.transport.name === "websocket";
       this.#refusedBackoff.reset();
+      this.#heardAtMs = Date.now();
+      this.#socket.io.engine.on("packet", () => {
+        this.#heardAtMs = Date.now();
+      });
       this.#set("connected");
     });
     this.#socket.on("disconnect", (reason) => {
@@ -104,15 +113,23 @@ export class Connection extends Signals {
 
   /** A phone that wakes up, or finds its network again, should not sit out the rest of a back-off. */
   #followTheDevice() {
-    const hurry = () => {
-      if (this.state.phase === "idle" || this.isConnected || document.visibilityState === "hidden") return;
-      this.#openAgainIn(Math.random() * 400);
-    };
-    addEventListener("online", hurry);
-    document.addEventListener("visibilitychange", hurry);
+    addEventListener("online", () => {
+      if (this.state.phase !== "idle") this.#renew(); // a line from before the cut may look alive and lead nowhere
+    });
+    document.addEventListener("visibilitychange", () => {
+      if (this.state.phase === "idle" || document.visibilityState === "hidden") return;
+      if (!this.isConnected || Date.now() - this.#heardAtMs > SILENT_MS) this.#renew();
+    });
     addEventListener("offline", () => {
       if (this.state.phase !== "idle") this.#set("offline");
     });
+  }
+
+  /** Give the line up, if there is one, and open another within a moment; not all phones of a hall at once. */
+  #renew() {
+    this.#socket.disconnect();
+    this.#set("reconnecting");
+    this.#openAgainIn(Math.random() * 400);
   }
 
   #openAgainIn(waitMs) {

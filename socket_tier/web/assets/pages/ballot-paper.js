@@ -18,6 +18,7 @@ export function startBallotPaper(client) {
     const { poll, choice } = client;
     if (!poll) return;
     makeButtons(poll);
+    byTestId("options").dataset.version = poll.version;
     setQuestion(byTestId("question"), poll.question);
     showPollState(byTestId("poll-state"), poll);
     // Before one has voted, others' votes would only lean on the choice.

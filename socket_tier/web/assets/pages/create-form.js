@@ -13,8 +13,9 @@ export function startCreateForm() {
   byTestId("add-option").addEventListener("click", () => addOption().focus());
   byTestId("question").addEventListener("input", (event) => {
     showCount(event.target.value);
-    if (event.target.getAttribute("aria-invalid") === "true") checkQuestion();
+    checkQuestion({ isTyping: true });
   });
+  byTestId("question").addEventListener("blur", () => checkQuestion({ isTyping: true }));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     submit();
@@ -41,18 +42,19 @@ function goToHostPage({ roomCode, hostToken, joinUrl }) {
   location.assign(`/host/${roomCode}${isKept ? "" : `#${encodeURIComponent(hostToken)}`}`);
 }
 
-function checkQuestion() {
+/** While one types, what is still empty is no mistake yet. */
+function checkQuestion({ isTyping = false } = {}) {
   const length = lengthOf(trimmed(byTestId("question")));
-  const text = length === 0 ? "Please write a question."
+  const text = length === 0 ? (isTyping ? "" : "Please write a question.")
     : length > LIMITS.question ? `The question is ${plural(length - LIMITS.question, "character")} too long.` : "";
   markField(byTestId("question"), byTestId("question-error"), text);
   return text === "";
 }
 
-function checkOptions() {
+function checkOptions({ isTyping = false } = {}) {
   const texts = inputs().map(trimmed);
   const problems = texts.map((text, index) => {
-    if (text === "") return "Please fill in this option, or remove it.";
+    if (text === "") return isTyping ? "" : `Please fill in this option${texts.length > LIMITS.fewest ? ", or remove it" : ""}.`;
     if (lengthOf(text) > LIMITS.option) return `An option has at most ${LIMITS.option} characters.`;
     return texts.indexOf(text) < index ? "This option is there already." : "";
   });
@@ -64,28 +66,51 @@ function addOption() {
   const number = inputs().length;
   const input = make("input", { type: "text", autocomplete: "off", placeholder: "Option" });
   const error = make("p", { className: "field-error", hidden: true });
+  const up = make("button", { type: "button", className: "quiet move", data: { move: "up" } }, "↑");
+  const down = make("button", { type: "button", className: "quiet move", data: { move: "down" } }, "↓");
   const remove = make("button", { type: "button", className: "quiet remove" }, "✕");
   const letter = make("span", { className: "letter", aria: { hidden: "true" } });
-  const row = make("li", { className: "option-row" }, letter, input, remove, error);
+  const row = make("li", { className: "option-row" }, letter, input, up, down, remove, error);
   remove.addEventListener("click", () => {
     const next = row.nextElementSibling ?? row.previousElementSibling;
     row.remove();
     renumber();
+    checkOptions({ isTyping: true });
     next?.querySelector("input").focus();
   });
-  input.addEventListener("input", () => {
-    if (input.getAttribute("aria-invalid") === "true") checkOptions();
+  up.addEventListener("click", () => move(row, row.previousElementSibling, up));
+  down.addEventListener("click", () => move(row, row.nextElementSibling?.nextElementSibling ?? null, down));
+  input.addEventListener("input", () => checkOptions({ isTyping: true }));
+  input.addEventListener("keydown", (event) => {
+    const button = event.altKey && { ArrowUp: up, ArrowDown: down }[event.key];
+    if (!button || button.disabled) return;
+    event.preventDefault();
+    button.click();
+    input.focus();
   });
   byTestId("option-list").append(row);
   renumber();
   return inputs()[number];
 }
 
+function move(row, before, button) {
+  byTestId("option-list").insertBefore(row, before);
+  renumber();
+  checkOptions({ isTyping: true });
+  (button.disabled ? row.querySelector("input") : button).focus();
+}
+
 /** Letters, labels and test ids follow the order; two options always stay. */
 function renumber() {
   const rows = [...byTestId("option-list").children];
   rows.forEach((row, index) => {
-    const [input, remove, error] = [row.querySelector("input"), row.querySelector("button"), row.querySelector("p")];
+    const [input, remove, error] = [row.querySelector("input"), row.querySelector(".remove"), row.querySelector("p")];
+    for (const [way, isLast] of [["up", index === 0], ["down", index === rows.length - 1]]) {
+      const button = row.querySelector(`[data-move="${way}"]`);
+      button.disabled = isLast;
+      button.dataset.testid = `move-${way}-${index}`;
+      button.setAttribute("aria-label", `Move option ${optionLetter(index)} ${way}`);
+    }
     row.dataset.option = index;
     setText(row.querySelector(".letter"), optionLetter(index));
     input.dataset.testid = `option-input-${index}`;

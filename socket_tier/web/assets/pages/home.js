@@ -1,5 +1,6 @@
-import { byTestId, isRoomCode, tidyCode } from "../ui/dom.js";
+import { byTestId, isRoomCode, make, tidyCode } from "../ui/dom.js";
 import { markField } from "../ui/errors.js";
+import { dropPoll, ownPolls } from "../ui/own-polls.js";
 import { startCreateForm } from "./create-form.js";
 
 function startJoinForm() {
@@ -16,5 +17,22 @@ function startJoinForm() {
   });
 }
 
+function showOwnPolls() {
+  const polls = ownPolls();
+  byTestId("own-polls").hidden = polls.length === 0;
+  byTestId("own-list").replaceChildren(...polls.map(({ roomCode, question }) => {
+    const remove = make("button", { type: "button", className: "quiet remove", aria: { label: `Take ${roomCode} off the list` } }, "✕");
+    remove.addEventListener("click", () => {
+      dropPoll(roomCode);
+      showOwnPolls();
+    });
+    const link = make("a", { href: `/host/${roomCode}`, data: { testid: `own-${roomCode}` } },
+      make("strong", {}, roomCode), make("span", {}, question));
+    return make("li", {}, link, remove);
+  }));
+}
+
+showOwnPolls();
+addEventListener("pageshow", showOwnPolls); // also when one comes back to a page that the browser kept
 startJoinForm();
 startCreateForm();

@@ -2,12 +2,16 @@ import { connect, remembered } from "../client.js";
 import { Announcer } from "../ui/announcer.js";
 import { Bars } from "../ui/bars.js";
 import { copyWith } from "../ui/copy.js";
-import { byTestId, plural, roomCodeFromAddress, setQuestion, setText, showView } from "../ui/dom.js";
+import { byTestId, plural, roomCodeFromAddress, setQuestion, setText, showView, soon } from "../ui/dom.js";
 import { showError } from "../ui/errors.js";
+import { startKeys } from "../ui/keys.js";
 import { followLine } from "../ui/line.js";
+import { keepPoll } from "../ui/own-polls.js";
 import { showPollState, totalsNote } from "../ui/poll-state.js";
+import { showQr } from "../ui/qr.js";
 import { startControls } from "./host-controls.js";
-import { followPeople } from "./host-people.js";
+import { startExport } from "./host-export.js";
+import { followPeople, startNames } from "./host-people.js";
 
 const roomCode = roomCodeFromAddress();
 const client = connect();
@@ -25,9 +29,19 @@ function showInvitation() {
   const link = remembered(roomCode).joinUrl ?? `${location.origin}/j/${roomCode}`;
   setText(byTestId("room-code"), roomCode);
   byTestId("join-link").value = link;
+  showQr(byTestId("qr"), link);
   byTestId("screen-link").href = `/screen/${roomCode}`;
   document.title = `${roomCode} · Host · Votemill`;
   copyWith(byTestId("copy-link"), byTestId("join-link"));
+}
+
+function startShortcuts() {
+  startKeys({
+    o: ["open-button", "close-button", "reopen-button"].map(byTestId),
+    c: byTestId("copy-link"),
+    s: byTestId("screen-link"),
+    n: byTestId("names-button"),
+  });
 }
 
 function show(poll) {
@@ -45,7 +59,10 @@ async function start() {
   showInvitation();
   followLine(client);
   followPeople(client);
-  client.on("poll", show);
+  startNames(client, roomCode);
+  startExport(roomCode);
+  startShortcuts();
+  client.on("poll", soon(() => show(client.poll)));
   const setRole = startControls(client);
   client.on("membership", ({ phase, refusal }) => {
     if (phase === "joined") showView("poll");
@@ -54,7 +71,10 @@ async function start() {
     showView("error");
   });
   const answer = await client.host({ roomCode, hostToken: takeTokenFromAddress() });
-  setRole(answer.role ?? "host");
+  const role = answer.role ?? "host";
+  setRole(role);
+  if (role === "host") keepPoll(roomCode, answer.poll.question); // for the list of the start page
+  for (const id of ["host-only", "export"]) byTestId(id).hidden = role !== "host" || !remembered(roomCode).hostToken;
 }
 
 start().catch(() => {}); // A refusal is shown by the membership handler above.

@@ -1,4 +1,5 @@
 import { connect, fetchPoll, remembered } from "../client.js";
+import { tellWhatWasMissed } from "../ui/away.js";
 import { byTestId, roomCodeFromAddress, setQuestion, setText, showView } from "../ui/dom.js";
 import { clearError, markField, showError } from "../ui/errors.js";
 import { followLine } from "../ui/line.js";
@@ -75,6 +76,7 @@ async function start() {
   followLine(client);
   startForm();
   startBallotPaper(client);
+  tellWhatWasMissed(client, (sentence) => setText(byTestId("away"), sentence));
   client.on("membership", ({ phase, refusal }) => {
     if (phase === "joined") showView("poll");
     // After a reconnect the server may say that the poll is gone, or that the token is void.

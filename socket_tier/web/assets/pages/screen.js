@@ -5,6 +5,7 @@ import { byTestId, roomCodeFromAddress, setQuestion, setText, showView } from ".
 import { showError } from "../ui/errors.js";
 import { followLine } from "../ui/line.js";
 import { showPollState, totalsNote } from "../ui/poll-state.js";
+import { showQr } from "../ui/qr.js";
 
 const roomCode = roomCodeFromAddress();
 const client = connect();
@@ -24,6 +25,7 @@ function show(poll) {
 document.title = `${roomCode} · Votemill`;
 setText(byTestId("room-code"), roomCode);
 setText(byTestId("join-host"), location.host);
+showQr(byTestId("qr"), `${location.origin}/j/${roomCode}`);
 followLine(client);
 client.on("poll", show);
 client.on("membership", ({ phase, refusal }) => {

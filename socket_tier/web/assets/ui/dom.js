@@ -39,3 +39,16 @@ export const isRoomCode = (text) => /^[2-9A-HJ-NP-Z]{6}$/.test(text);
 export const optionLetter = (index) => String.fromCharCode(65 + index);
 
 export const plural = (count, one, many = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
+
+/** Draw a moment after the first of many changes, and once for all of them: a hall arrives within a second. */
+export function soon(draw, waitMs = 0) {
+  let isDue = false;
+  return () => {
+    if (isDue) return;
+    isDue = true;
+    setTimeout(() => requestAnimationFrame(() => {
+      isDue = false;
+      draw();
+    }), waitMs);
+  };
+}

@@ -1,0 +1,196 @@
+"""The line is cut, slow, or dead in mid-vote: one vote is counted, and the page says what is true soon after."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import psycopg2
+import pytest
+from playwright.sync_api import Page, WebSocketRoute, expect
+
+from tests.web.pages import ParticipantPage
+
+PHONE, DESKTOP = (390, 780), (1366, 768)
+
+
+@dataclass
+class Line:
+    """The page's WebSockets, held in the hand between browser and server."""
+
+    cut: bool = False
+    mute: bool = False  # the server hears the page, the page hears nothing
+    open: list[WebSocketRoute] = field(default_factory=list)
+    dead: list[WebSocketRoute] = field(default_factory=list)
+    sent_votes: int = 0
+
+    def lead(self, page: Page) -> None:
+        page.route_web_socket("**/socket.io/**", self._carry)
+
+    def goes_away(self) -> None:
+        self.cut = True
+        for socket in self.open:
+            socket.close()
+        self.open.clear()
+
+    def dies(self) -> None:
+        """What is open leads nowhere from now on and nobody says so; a new connection works."""
+        self.dead += self.open
+        self.mute = False
+
+    def returns(self) -> None:
+        self.cut = self.mute = False
+
+    def _carry(self, socket: WebSocketRoute) -> None:
+        if self.cut:
+            socket.close()
+            return
+        server = socket.connect_to_server()
+        self.open.append(socket)
+
+        def to_server(packet: str | bytes) -> None:
+            self.sent_votes += '"submit-vote"' in str(packet)
+            server.send(packet)
+
+        def to_page(packet: str | bytes) -> None:
+            if not self.mute and socket not in self.dead:
+                socket.send(packet)
+
+        socket.on_message(to_server)
+        server.on_message(to_page)
+
+
+@dataclass(frozen=True)
+class OnALine(ParticipantPage):
+    line: Line
+
+
+@pytest.fixture
+def ada(request, new_page):
+    """A participant whose line is in our hands; on a phone, unless the test says otherwise."""
+    page, line = new_page(*getattr(request, "param", PHONE)), Line()
+    line.lead(page)
+    return OnALine(page, line)
+
+
+@pytest.fixture
+def stored(database_url: str) -> Iterator:
+    """Reads a room's votes from the database: option index by option index."""
+    connection = psycopg2.connect(database_url)
+    connection.autocommit = True
+
+    def read(room_code: str) -> list[int]:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT option_index FROM votes JOIN polls ON polls.id = poll_id WHERE room_code = %s", (room_code,)
+            )
+            return [row[0] for row in cursor.fetchall()]
+
+    yield read
+    connection.close()
+
+
+@pytest.mark.proves("US1.3", "FR-040")
+@pytest.mark.parametrize(("how", "ada"), [("cut", PHONE), ("dead", DESKTOP)], ids=["cut", "dead"], indirect=["ada"])
+def test_a_line_lost_after_the_vote_was_sent_counts_it_once(create_poll, ada, stored, how):
+    host = create_poll()
+    host.opens_voting()
+    ada.joins(host.room_code, "Ada")
+    ada.votes(0)
+    # When a vote reaches the server, and its ack never reaches the page
+    ada.line.mute = True
+    ada.taps(1)
+    host.sees_totals(0, 1)
+    ada.sees_state("vote-state", "sending")
+    # And the line is cut and comes back, or is silently dead
+    if how == "cut":
+        ada.line.goes_away()
+        ada.sees_state("connection", "reconnecting")
+        ada.line.returns()
+    else:
+        ada.line.dies()
+    # Then the page sends it again, and it counts once
+    ada.sees_state("vote-state", "counted")
+    ada.sees_state("connection", "connected")
+    ada.sees_own_vote(1)
+    assert ada.line.sent_votes >= 3
+    host.sees_totals(0, 1)
+    assert stored(host.room_code) == [1]
+
+
+@pytest.mark.proves("US6.2")
+@pytest.mark.parametrize("ada", [PHONE, DESKTOP], ids=["phone", "desktop"], indirect=True)
+def test_what_happened_while_away_is_told_after_the_reconnect(create_poll, ada, new_page):
+    host = create_poll()
+    grace = ParticipantPage(new_page(*PHONE)).joins(host.room_code, "Grace")
+    host.opens_voting()
+    ada.joins(host.room_code, "Ada")
+    ada.votes(0)
+    # Given a line that is away while another one votes and the host closes
+    ada.line.goes_away()
+    ada.sees_state("connection", "reconnecting")
+    grace.votes(1)
+    host.closes_voting()
+    ada.sees_state("poll-state", "open")
+    # When it returns
+    ada.line.returns()
+    # Then the page shows the result, and says what came meanwhile
+    ada.sees_state("poll-state", "final")
+    expect(ada.part("away")).to_contain_text("While you were away: voting was closed")
+    expect(ada.part("away")).to_contain_text("1 vote came in")
+    ada.sees("percentage-1", "50%")
+
+
+def test_a_phone_that_was_locked_tells_what_it_missed(create_poll, ada, new_page):
+    host = create_poll()
+    grace = ParticipantPage(new_page(*PHONE)).joins(host.room_code, "Grace")
+    host.opens_voting()
+    ada.joins(host.room_code, "Ada")
+    # Given a locked screen: the page is hidden, and its line dies
+    show_as(ada.page, "hidden")
+    ada.line.goes_away()
+    grace.votes(1)
+    host.closes_voting()
+    # When it is unlocked
+    ada.line.returns()
+    show_as(ada.page, "visible")
+    # Then the page is right without a touch
+    ada.sees_state("poll-state", "final")
+    expect(ada.part("away")).to_contain_text("While you were away: voting was closed")
+
+
+def test_a_slow_line_shows_honestly_how_far_the_vote_has_come(create_poll, ada, stored):
+    host = create_poll()
+    host.opens_voting()
+    ada.joins(host.room_code, "Ada")
+    ada.line.mute = True
+    ada.taps(1)
+    ada.taps(0)
+    # As long as nothing is heard, nothing is claimed
+    host.sees("vote-count", "1 vote")
+    ada.sees_state("vote-state", "sending")
+    ada.line.mute = False
+    ada.sees_state("vote-state", "counted")
+    ada.sees_own_vote(0)
+    host.sees_totals(1, 0)
+    assert stored(host.room_code) == [0]
+
+
+def test_the_big_screen_says_when_totals_are_paused(create_poll, new_page):
+    host = create_poll()
+    screen = OnALine(new_page(1280, 720), Line())
+    screen.line.lead(screen.page)
+    screen.page.goto(f"/screen/{host.room_code}")
+    screen.part("bars").wait_for()
+    # When the node says that it has lost the fan-out, and then that it hears it again
+    (socket,) = screen.line.open
+    socket.send('42["results-paused",{"reason":"live results are delayed"}]')
+    expect(screen.part("totals-note")).to_contain_text("Live totals are paused")
+    socket.send('42["results-resumed",{"reason":"live results are back"}]')
+    expect(screen.part("totals-note")).to_be_empty()
+
+
+def show_as(page: Page, state: str) -> None:
+    page.evaluate(
+        "(state) => { Object.defineProperty(document, 'visibilityState', { value: state, configurable: true });"
+        "document.dispatchEvent(new Event('visibilitychange')); }",
+        state,
+    )
