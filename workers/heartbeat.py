@@ -105,9 +105,9 @@ class Heartbeat:
                 database,
                 self._probe.database_ms,
                 cache,
-                VERSION,
                 self._waits.take(),
                 cpu_share,
+                VERSION,
             )
         )
         if self._file is not None:

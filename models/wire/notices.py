@@ -143,9 +143,9 @@ class WorkerHeartbeat(msgspec.Struct, frozen=True, tag=True):
     database: str
     database_ms: float
     redis: str = "connected"
-    version: str = ""
     waited_s: float | None = None
     cpu_share: float | None = None
+    version: str = ""
 
 
 Notice = (
