@@ -15,10 +15,10 @@ def checked(request, new_page):
     return lambda: new_page(*request.param)
 
 
-def violations(page):
+def violations(page, rules):
     # Evaluated by the debugger, because the page's own policy lets no such script in.
     page.evaluate(AXE)
-    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    found = page.evaluate("(rules) => axe.run(document, { ...rules, resultTypes: ['violations'] })", rules)
     assert found["passes"], "axe looked at nothing"
     return [(rule["id"], [node["target"] for node in rule["nodes"]]) for rule in found["violations"]]
 
@@ -27,9 +27,10 @@ def test_no_page_keeps_anybody_out(checked, create_poll):
     seen = {}
 
     def look(name, page):
-        for colours in ("light", "dark"):
+        # In the dark nothing but the colours is different.
+        for colours, rules in {"light": {}, "dark": {"runOnly": ["color-contrast"]}}.items():
             page.emulate_media(color_scheme=colours, reduced_motion="reduce")  # no colour in the middle of its change
-            seen[f"{name}, {colours}"] = violations(page)
+            seen[f"{name}, {colours}"] = violations(page, rules)
 
     # Given a start page with a mistake in the form, and the documents
     start = VotemillPage(checked())
@@ -39,7 +40,8 @@ def test_no_page_keeps_anybody_out(checked, create_poll):
     docs = VotemillPage(checked())
     docs.page.goto("/docs")
     docs.page.locator("details").first.wait_for()
-    docs.page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    # (Some of each document: all parts are made alike, and axe takes many seconds for all of them.)
+    docs.page.evaluate("document.querySelectorAll('details:nth-of-type(-n + 3)').forEach((part) => { part.open = true; })")
     look("docs", docs.page)
     operations = VotemillPage(checked())
     operations.page.goto("/operations")
