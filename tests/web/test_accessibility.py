@@ -41,7 +41,9 @@ def test_no_page_keeps_anybody_out(checked, create_poll):
     docs.page.goto("/docs")
     docs.page.locator("details").first.wait_for()
     # (Some of each document: all parts are made alike, and axe takes many seconds for all of them.)
-    docs.page.evaluate("document.querySelectorAll('details:nth-of-type(-n + 3)').forEach((part) => { part.open = true; })")
+    docs.page.evaluate(
+        "document.querySelectorAll('details:nth-of-type(-n + 3)').forEach((part) => { part.open = true; })"
+    )
     look("docs", docs.page)
     operations = VotemillPage(checked())
     operations.page.goto("/operations")
