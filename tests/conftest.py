@@ -19,14 +19,17 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side, a file's tests go to one process together; before them those for which files have named a group."""
+    """Side by side, a file's tests go to one process together. Before them those for which files name a group, and
+    all on pages, one after the other: two browsers at once leave the others no time.
+    """
     if not side_by_side():
         return
     grouped = [item for item in items if item.get_closest_marker("xdist_group")]
     others = [item for item in items if not item.get_closest_marker("xdist_group")]
     for item in others:
-        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-    items[:] = grouped + others
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("browser" if file.startswith("tests/web/") else file))
+    items[:] = grouped + sorted(others, key=lambda item: not item.nodeid.startswith("tests/web/"))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,11 +1,11 @@
 """A headless Chromium and the pages of a running node, at `base_url`."""
 
-import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
+from scripts import chromium
 from tests.web.pages import BROWSER_ARGUMENTS, WAIT_MS, HostPage
 
 POLL_TRIES = 10
@@ -13,9 +13,7 @@ POLL_TRIES = 10
 
 @pytest.fixture(scope="session")
 def chromium_path() -> str:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert path, "the browser tests need Chromium (Debian package: chromium)"
-    return path
+    return chromium.chromium_path()
 
 
 @pytest.fixture(scope="module")
