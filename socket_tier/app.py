@@ -536,9 +536,9 @@ class Node:
         while True:
             await asyncio.sleep(self.settings.metrics.flush_s)
             self.key_watch.refresh()
-            await self.clock_watch.refresh()
             await self.audit.send()
             await self.admin.refresh()
+            await self.clock_watch.refresh()
 
     async def _report(self) -> None:
         """Also while Redis or the broker keeps everything else waiting."""

@@ -20,10 +20,10 @@ class ClockWatch:
     async def refresh(self) -> None:
         if time.monotonic() < self._next_look:
             return
+        self._next_look = time.monotonic() + _LOOK_EVERY_S
         asked_at = time.time()
         try:
             there = await self._cache.server_time()
         except CacheUnavailable:
             return  # counted there
         self._metrics.gauge("clock.ahead_ms", ((asked_at + time.time()) / 2 - there) * 1000)
-        self._next_look = time.monotonic() + _LOOK_EVERY_S
