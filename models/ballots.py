@@ -10,10 +10,12 @@ from models.wire.notices import Rejection
 POLL_NOT_FOUND = "poll_not_found"
 INVALID_OPTION = "invalid_option"
 VOTING_NOT_OPEN = "voting_not_open"
+VOTE_STANDS = "vote_stands"
 ERRORS = {
     POLL_NOT_FOUND: "Poll not found",
     INVALID_OPTION: "Invalid option index",
     VOTING_NOT_OPEN: "Voting is not open",
+    VOTE_STANDS: "Votes can't be changed in this poll",
 }
 
 END_OF_TIME_US = 2**63 - 1
@@ -23,13 +25,15 @@ END_OF_TIME_US = 2**63 - 1
 class Ballot:
     """What decides about a poll's votes. A period is ``opened_at_us <= received_at_us < closed_at_us``.
 
-    ``at_rest``: voting is not open now. ``final``: it is closed, and its totals were called final.
+    ``at_rest``: voting is not open now. ``final``: it is closed, and its totals were called final. ``changeable``: a
+    participant's later vote replaces the earlier one; otherwise the first one stands.
     """
 
     options: int
     periods: tuple[tuple[int, int], ...]
     final: bool = False
     at_rest: bool = False
+    changeable: bool = True
 
     def refusal(self, vote: CastVote) -> str | None:
         """The code of the reason why this vote doesn't count; None when it does."""
@@ -44,11 +48,14 @@ class Ballot:
 class Decision:
     """The votes of several batches, decided and folded to one per participant and poll: the highest ``seq`` wins.
 
-    A vote that doesn't count never replaces one that does, so refusing comes before folding.
+    A vote that doesn't count never replaces one that does, so refusing comes before folding. ``standing``: of polls
+    without changes the option that each of these participants has voted for already, by poll and participant (as a
+    number). The same choice again is no change.
     """
 
-    def __init__(self, ballots: Mapping[int, Ballot]) -> None:
+    def __init__(self, ballots: Mapping[int, Ballot], standing: Mapping[tuple[int, int], int] | None = None) -> None:
         self._ballots = ballots
+        self._standing = standing or {}
         self.latest: dict[tuple[int, int], CastVote] = {}
         self.refused: list[tuple[CastVote, str]] = []
         self._first_us: dict[tuple[int, int], int] = {}
@@ -63,6 +70,12 @@ class Decision:
                 continue
             key = (vote.poll_id, vote.participant_id.int)
             other = latest.get(key)
+            if ballot is not None and not ballot.changeable:
+                stands = self._standing.get(key) if other is None else other.option_index
+                if stands is not None:
+                    if stands != vote.option_index:
+                        self.refused.append((vote, VOTE_STANDS))
+                    continue
             if other is None:
                 latest[key] = vote
                 continue

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from models.arrays import numbers
 from models.audit_store import append
 from models.database import Database
 from models.state_log import Timeline, fold
 from models.times import as_us, at
 from models.wire.commands import AuditEntry, ChangeState, ClaimHost, CreatePoll, RevokeHosts
-from models.wire.polls import BrowserRole, PollSnapshot, PollState
+from models.wire.polls import BrowserRole, PollRules, PollSnapshot, PollState, Results
 
 # Without I, O, 0 and 1, which people misread.
 CODE_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"  # pragma: allowlist secret
@@ -46,9 +48,9 @@ class StateChange:
 # Nothing comes back when either the command or the room code is known already.
 INSERT_POLL = """
 INSERT INTO polls (command_id, room_code, question, options, version, created_at, expires_at, state_changed_at_us,
-  changed_at_rest_us, creator_address)
+  changed_at_rest_us, creator_address, results, vote_change, close_after_s, max_participants)
 VALUES (%(command_id)s, %(room_code)s, %(question)s, %(options)s, %(now_us)s, %(now)s, %(expires)s, %(now_us)s,
-  %(now_us)s, %(creator_address)s)
+  %(now_us)s, %(creator_address)s, %(results)s, %(vote_change)s, %(close_after_s)s, %(max_participants)s)
 ON CONFLICT DO NOTHING RETURNING id
 """
 
@@ -114,6 +116,7 @@ WHERE id = %(poll_id)s
 READ_SNAPSHOTS = """
 SELECT p.id, p.room_code, p.question, p.options, p.state, p.version, t.votes, p.final, p.created_at,
   p.state_changed_at_us, p.opened_at_us, p.reopened_count, p.token_generation, p.creator_address, p.expires_at,
+  p.results, p.vote_change, p.close_after_s, p.max_participants,
   ARRAY(SELECT browser_id FROM hosts h WHERE h.poll_id = p.id ORDER BY claimed_at, browser_id)
 FROM polls p JOIN tallies t ON t.poll_id = p.id WHERE
 """
@@ -137,6 +140,13 @@ ORDER BY nickname_key LIMIT %s
 READ_VERSIONS = """
 SELECT id, room_code, version FROM polls WHERE state = 'open'
 UNION SELECT id, room_code, version FROM polls WHERE changed_at_rest_us >= %s
+"""
+
+# The period's end, at which a vote no longer counts, is the close's own time, however late it is noticed.
+READ_DUE_CLOSES = """
+SELECT id, opened_at_us, opened_at_us + close_after_s * 1000000::bigint FROM polls
+WHERE state = 'open' AND close_after_s IS NOT NULL AND opened_at_us + close_after_s * 1000000::bigint <= %s
+ORDER BY 3 LIMIT 200
 """
 
 # A browser can have several participants in one poll: two people with one phone.
@@ -171,6 +181,7 @@ def _insert_poll(db: Database, command: CreatePoll, now_us: int, expires_at_us: 
                 "now": at(now_us),
                 "expires": at(expires_at_us),
                 "creator_address": command.creator_address,
+                **msgspec.structs.asdict(command.rules),
             },
         ).fetchone()
         if row:
@@ -356,6 +367,10 @@ def _snapshot(row: Sequence[Any]) -> PollSnapshot:
         token_generation,
         creator_address,
         expires_at,
+        results,
+        vote_change,
+        close_after_s,
+        max_participants,
         hosts,
     ) = row
     return PollSnapshot(
@@ -375,6 +390,7 @@ def _snapshot(row: Sequence[Any]) -> PollSnapshot:
         creator_address=creator_address,
         expires_at_us=as_us(expires_at),
         host_browsers=tuple(hosts),
+        rules=PollRules(Results(results), vote_change, close_after_s, max_participants),
     )
 
 
@@ -414,6 +430,12 @@ def recent_versions(db: Database, since_us: int) -> list[tuple[int, str, int]]:
     a straggler or a repair."""
     with db.transaction():
         return list(db.execute(READ_VERSIONS, (since_us,)).fetchall())
+
+
+def due_closes(db: Database, now_us: int) -> list[tuple[int, int, int]]:
+    """(poll id, opened at, closes at) of open polls whose time is over; the longest due 200."""
+    with db.transaction():
+        return list(db.execute(READ_DUE_CLOSES, (now_us,)).fetchall())
 
 
 def read_browser_roles(db: Database, browser_id: UUID) -> list[BrowserRole]:

@@ -59,6 +59,10 @@ class PollRow(Table):
     reopened_count: Field = IntegerField(default=0)
     token_generation: Field = IntegerField(default=1)
     creator_address: Field = TextField(default="")
+    results: Field = TextField(default="always")
+    vote_change: Field = BooleanField(default=True)
+    close_after_s: Field = IntegerField(null=True)
+    max_participants: Field = IntegerField(null=True)
 
     class Meta:
         table_name = "polls"

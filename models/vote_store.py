@@ -1,6 +1,6 @@
 """Decides and stores votes: many batches in one transaction, one set-based statement for all their votes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -25,8 +25,13 @@ ON CONFLICT (batch_id) DO NOTHING RETURNING batch_id
 # the lock a close and a batch would race, and two first votes of one participant would each add one to the tally.
 LOCK_POLLS = """
 SELECT FROM polls WHERE id = ANY(%(polls)s::bigint[]) ORDER BY id FOR NO KEY UPDATE;
-SELECT p.id, cardinality(p.options), p.final, p.state, v.opened_at_us, v.closed_at_us
+SELECT p.id, cardinality(p.options), p.final, p.state, p.vote_change, v.opened_at_us, v.closed_at_us
 FROM polls p LEFT JOIN voting_periods v ON v.poll_id = p.id WHERE p.id = ANY(%(polls)s::bigint[]) ORDER BY v.ordinal
+"""
+
+READ_STANDING = """
+SELECT poll_id, participant_id, option_index FROM votes
+JOIN unnest(%s::bigint[], %s::uuid[]) AS t (poll_id, participant_id) USING (poll_id, participant_id)
 """
 
 # The poll rows are locked, so ``old`` can't be out of date; ordered, so that the index is walked once and stubs can't
@@ -196,25 +201,34 @@ def _claim(db: Database, batches: Sequence[VoteBatch]) -> tuple[list[VoteBatch],
 def _decide(db: Database, batches: Sequence[VoteBatch]) -> tuple[Decision, dict[int, Ballot]]:
     poll_ids = {poll_id for batch in batches for poll_id in _polls(batch)}
     ballots = _lock_ballots(db, sorted(poll_ids)) if poll_ids else {}
-    decision = Decision(ballots)
+    fixed = {poll_id for poll_id, ballot in ballots.items() if not ballot.changeable}
+    decision = Decision(ballots, _standing(db, batches, fixed) if fixed else None)
     for batch in batches:
         decision.add(batch.votes)
     return decision, ballots
 
 
+def _standing(db: Database, batches: Sequence[VoteBatch], poll_ids: Set[int]) -> dict[tuple[int, int], int]:
+    """What those who vote in these polls have voted for already; their rows are locked, so nobody else adds to it."""
+    votes = [vote for batch in batches for vote in batch.votes if vote.poll_id in poll_ids]
+    pairs = (numbers(vote.poll_id for vote in votes), uuids(vote.participant_id for vote in votes))
+    rows = db.execute(READ_STANDING, pairs)
+    return {(poll_id, participant_id.int): option for poll_id, participant_id, option in rows}
+
+
 def _lock_ballots(db: Database, poll_ids: Sequence[int]) -> dict[int, Ballot]:
     periods: dict[int, list[tuple[int, int]]] = {}
-    polls: dict[int, tuple[int, bool, str]] = {}
-    for poll_id, options, final, state, opened_at_us, closed_at_us in db.execute(
+    polls: dict[int, tuple[int, bool, str, bool]] = {}
+    for poll_id, options, final, state, vote_change, opened_at_us, closed_at_us in db.execute(
         LOCK_POLLS, {"polls": numbers(poll_ids)}
     ):
-        polls[poll_id] = (options, final, state)
+        polls[poll_id] = (options, final, state, vote_change)
         if opened_at_us is not None:
             end_us = END_OF_TIME_US if closed_at_us is None else closed_at_us
             periods.setdefault(poll_id, []).append((opened_at_us, end_us))
     return {
-        poll_id: Ballot(options, tuple(periods.get(poll_id, ())), final=final, at_rest=state != "open")
-        for poll_id, (options, final, state) in polls.items()
+        poll_id: Ballot(options, tuple(periods.get(poll_id, ())), final, state != "open", vote_change)
+        for poll_id, (options, final, state, vote_change) in polls.items()
     }
 
 

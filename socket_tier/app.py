@@ -18,7 +18,6 @@ from models.runtime.tokens import Tokens
 from models.wire import names, notices
 from models.wire.commands import NodeHeartbeat, RegisterParticipants, Registration
 from models.wire.loads import NodeLoad
-from models.wire.polls import vote_update
 from socket_tier import pages
 from socket_tier.addresses import TrustedProxies
 from socket_tier.admin import Admin
@@ -197,12 +196,17 @@ class Node:
             shedding=self.shedding,
             audit=self.audit,
             metrics=self.metrics,
+            sockets=self.sockets,
         )
         self.server.on_malformed = self._malformed
         self.server.on_dropped = self._dropped
         if isinstance(self.server.eio, DirectEngine):
             self.server.eio.lane = VoteLane(
-                self.buffer, self.choices, self.shedding, self.settings.node.max_command_id_chars
+                self.buffer,
+                self.choices,
+                self.shedding,
+                self.settings.node.max_command_id_chars,
+                on_first_vote=self.sockets.voted,
             )
             self.server.eio.on_owed = self._pay_results
         self.vote_results = VoteResults(
@@ -373,6 +377,7 @@ class Node:
                 ("metrics", self._report()),
                 ("certificates", self._watch_certificates()),
                 ("readiness", self._become_ready()),
+                ("timed-closes", self.states.run_clock()),
             )
         ]
         yield
@@ -473,7 +478,11 @@ class Node:
         if traced := self._traced_results.pop(room_code, None):
             shown = {"room_code": room_code, "version": payload["version"], "sockets": self._members_here(room_code)}
             log.info("results_shown", extra=shown | {"correlation_ids": traced})
-        await self.fanout.deliver_results(names.poll_room(room_code), payload, soon=soon)
+        room = self.rooms.known(room_code)
+        if room is not None and room.hides_totals:
+            await self.fanout.deliver_hidden_results(room_code, payload, soon=soon)
+        else:
+            await self.fanout.deliver_results(names.poll_room(room_code), payload, soon=soon)
         if oldest_vote_us is not None:
             self.metrics.timing_ms("results.screen_ms", max(0, now_us() - oldest_vote_us) / 1000)
 
@@ -483,7 +492,8 @@ class Node:
         if room is None:
             socket.owed.discard(room_code)
             return
-        self.fanout.write_results(socket, vote_update(room.poll, room.participant_count, now_us()))
+        seen = socket.sid in self.fanout.members(names.totals_room(room_code)).inverse
+        self.fanout.write_results(socket, room.update(seen=seen))
 
     # What goes on by itself.
 

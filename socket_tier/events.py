@@ -8,7 +8,6 @@ from uuid import UUID, uuid4
 
 from models.runtime import correlation
 from models.runtime.logs import Singles
-from models.wire import names
 from models.wire.commands import RestoreBrowser
 from models.wire.notices import BrowserRestored
 from models.wire.polls import BrowserRole
@@ -276,8 +275,7 @@ class Events:
                 continue
             session.tentative.add(room.code)
             if role.host and role.token_generation >= room.poll.token_generation:
-                session.hosting[room.code] = role.token_generation
-                await self._sockets.enter(session, room, names.host_room(room.code))
+                await self._sockets.enter_as_host(session, room, role.token_generation)
             else:
                 await self._sockets.enter(session, room)
             self._sockets.show_soon(session.sid, room)

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from bidict import bidict
 from engineio import packet as eio_packet
 from redis.exceptions import RedisError
 from socketio import AsyncRedisManager
@@ -14,6 +15,7 @@ from socketio import packet as sio_packet
 from models.runtime import tls
 from models.runtime.settings import RedisSettings
 from models.wire import names
+from models.wire.polls import masked
 from socket_tier.metrics import NodeMetrics
 from socket_tier.redis_pipeline import RedisPipeline
 from socket_tier.refusals import CacheUnavailable
@@ -26,6 +28,7 @@ _CHUNK = 500  # members written before other work gets its turn
 _PING_EVERY_S = 0.5
 _CANCEL_EVERY_S = 0.5
 _DEAF_AFTER_S = 1.5
+_NOBODY: bidict[str, str] = bidict()
 
 
 class _Encoded:
@@ -103,7 +106,16 @@ class Fanout(AsyncRedisManager):
         write = self._write_results_soon if soon else self._write_results
         await self._each(room, names.VOTE_UPDATE, payload, write)
 
-    async def _each(self, room: str, event: str, data: Any, write: Callable[[Any, _Encoded], None]) -> None:
+    async def deliver_hidden_results(self, room_code: str, payload: dict[str, Any], *, soon: bool = False) -> None:
+        """Like ``deliver_results`` to a poll's room of which only the members of the totals' room may see them."""
+        seeing = names.totals_room(room_code)
+        await self.deliver_results(seeing, payload, soon=soon)
+        write = self._write_results_soon if soon else self._write_results
+        await self._each(names.poll_room(room_code), names.VOTE_UPDATE, masked(payload), write, without=seeing)
+
+    async def _each(
+        self, room: str, event: str, data: Any, write: Callable[[Any, _Encoded], None], without: str | None = None
+    ) -> None:
         members = self.local_members(room)
         if not members:
             return
@@ -111,15 +123,19 @@ class Fanout(AsyncRedisManager):
         sockets = self.server.eio.sockets
         for position, eio_sid in enumerate(members, 1):
             socket = sockets.get(eio_sid)
-            if socket is not None and not socket.closed:
+            if socket is not None and not socket.closed and not (without and eio_sid in self.members(without).inverse):
                 write(socket, message)
             if position % _CHUNK == 0:
                 await asyncio.sleep(0)
 
     def local_members(self, room: str) -> list[str]:
         """Engine.io ids of this node's members of a room."""
-        members = self.rooms.get("/", {}).get(room)
-        return list(members.values()) if members else []
+        return list(self.members(room).values())
+
+    def members(self, room: str) -> bidict[str, str]:
+        """This node's members of a room: their engine.io ids by Socket.IO's."""
+        members: bidict[str, str] | None = self.rooms.get("/", {}).get(room)
+        return _NOBODY if members is None else members
 
     def write_results(self, socket: Any, payload: dict[str, Any]) -> None:
         """A vote-update to one client."""

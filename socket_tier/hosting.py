@@ -9,10 +9,9 @@ from uuid import UUID, uuid4
 from models.runtime.correlation import correlation_id
 from models.runtime.settings import SecuritySettings
 from models.runtime.tokens import InvalidToken
-from models.wire import names
 from models.wire.commands import ChangeState, ClaimHost
 from models.wire.notices import HostsRevoked, Notice, PollClosing, StateChanged
-from models.wire.polls import BrowserRole, PollSnapshot, PollState, poll_view
+from models.wire.polls import BrowserRole, PollSnapshot, PollState
 from socket_tier.audit import Audit
 from socket_tier.cache import Cache
 from socket_tier.commands import Commands, NoAnswer
@@ -83,12 +82,11 @@ class Hosting:
         generation = None if request.viewer else await self._admitted_as_host(session, room, request.host_token)
         await self._sockets.leave_tentative(session, room.code)
         if generation is not None:
-            session.hosting[room.code] = generation
-            await self._sockets.enter(session, room, names.host_room(room.code))
+            await self._sockets.enter_as_host(session, room, generation)
         else:
             await self._sockets.enter(session, room)
         self._sockets.show_soon(session.sid, room)
-        poll = {**poll_view(room.poll, room.participant_count), "state": room.state.value}
+        poll = room.view(seen=self._sockets.sees_totals(session.sid, room))
         return {"success": True, "role": "viewer" if generation is None else "host", "poll": poll}
 
     async def change_state(self, controller: Controller, request: ChangePollState) -> dict[str, Any]:
@@ -182,8 +180,7 @@ class Hosting:
     async def _expel(self, session: Session, poll: PollSnapshot) -> None:
         """Hosting under the new token it may well be by now."""
         if session.hosting.get(poll.room_code, poll.token_generation) < poll.token_generation:
-            del session.hosting[poll.room_code]
-            await self._sockets.leave_room(session, names.host_room(poll.room_code))
+            await self._sockets.leave_as_host(session, poll.room_code)
 
     async def _admitted_as_host(self, session: Session, room: Room, host_token: str | None) -> int | None:
         """The token generation that a socket hosts under; None when it only looks on."""
@@ -277,6 +274,5 @@ class Hosting:
             log.info("browser_role_not_cached")
 
     def _ack(self, room: Room, previous: PollState) -> dict[str, Any]:
-        state = room.state.value
-        poll = {**poll_view(room.poll, room.participant_count), "state": state}
-        return {"success": True, "state": state, "previousState": previous.value, "poll": poll}
+        poll = room.view(seen=True)
+        return {"success": True, "state": poll["state"], "previousState": previous.value, "poll": poll}

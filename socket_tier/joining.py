@@ -1,6 +1,7 @@
 """How a browser becomes a participant, and becomes the same one again."""
 
 import logging
+import sys
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -12,7 +13,7 @@ from models.runtime.tokens import InvalidToken, ParticipantToken, Tokens
 from models.wire import names
 from models.wire.commands import Registration
 from models.wire.nicknames import nickname_key
-from models.wire.polls import BrowserRole, poll_view
+from models.wire.polls import BrowserRole
 from socket_tier.audit import Audit
 from socket_tier.batcher import Batcher
 from socket_tier.cache import Cache, NicknameTaken, RoomFull, RoomNotCached
@@ -108,7 +109,7 @@ class Joining:
             await self.learn_choice(room, member)
         self._metrics.count("joins.accepted")
         self._sockets.show_soon(session.sid, room)
-        return self._ack(room, identity, member, reconnected=reconnected)
+        return self._ack(session, room, identity, member, reconnected=reconnected)
 
     async def resume(self, session: Session, code: str, token: str) -> None:
         """Make a connecting socket its participant again, by the token in its handshake; shown as ``session-resumed``.
@@ -120,7 +121,8 @@ class Joining:
         if identity is not None:
             member = await self.enter(session, room, identity.participant_id, identity.nickname)
             await self.learn_choice(room, member)
-            self._sockets.show_soon(session.sid, room, resumed=self._ack(room, identity, member, reconnected=True))
+            ack = self._ack(session, room, identity, member, reconnected=True)
+            self._sockets.show_soon(session.sid, room, resumed=ack)
 
     async def enter(self, session: Session, room: Room, participant_id: UUID, nickname: str) -> Member:
         """Make a socket one of a participant's."""
@@ -141,6 +143,8 @@ class Joining:
         self._presence.depart(room, member, session.sid)
         self._recent_votes.gone(member)
         await self._sockets.leave_room(session, names.participant_room(member.participant_id))
+        if room_code not in session.hosting:
+            await self._sockets.leave_room(session, names.totals_room(room_code))
 
     def gone(self, session: Session) -> None:
         """The socket is closed."""
@@ -157,6 +161,8 @@ class Joining:
         if stored.seq > member.last_seq or member.choice is None:
             member.choice = stored.option_index
         member.last_seq = max(member.last_seq, stored.seq)
+        if room.vote_reveals and member.choice is not None:
+            await self._sockets.reveal(room, member)
 
     def _from_token(self, session: Session, room: Room, token: str | None, key: str | None) -> _Identity | None:
         if token is None:
@@ -204,7 +210,7 @@ class Joining:
     async def _register(self, session: Session, room: Room, nickname: str, key: str) -> _Identity:
         # The same id when this socket tries again: Redis may have taken the name although the answer was lost.
         participant_id = session.applied_as.setdefault((room.code, key), uuid7())
-        limit = self._settings.room.max_participants
+        limit = min(self._settings.room.max_participants, room.poll.rules.max_participants or sys.maxsize)
         try:
             try:
                 await self._cache.take_nickname(room.code, key, participant_id, limit)
@@ -244,7 +250,9 @@ class Joining:
         except CacheUnavailable:
             log.info("browser_role_not_cached")
 
-    def _ack(self, room: Room, identity: _Identity, member: Member, *, reconnected: bool) -> dict[str, Any]:
+    def _ack(
+        self, session: Session, room: Room, identity: _Identity, member: Member, *, reconnected: bool
+    ) -> dict[str, Any]:
         token = ParticipantToken(
             room.poll.poll_id, identity.participant_id, identity.nickname, room.poll.token_generation
         )
@@ -254,5 +262,5 @@ class Joining:
             "participantId": str(identity.participant_id),
             "participantToken": self._tokens.sign_participant(token),
             "previousVote": member.choice,
-            "poll": {**poll_view(room.poll, room.participant_count), "state": room.state.value},
+            "poll": room.view(seen=self._sockets.sees_totals(session.sid, room)),
         }

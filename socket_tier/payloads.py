@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from models.runtime.settings import Settings
 from models.wire.commands import OptionIndex
-from models.wire.polls import PollState
+from models.wire.polls import USUAL_RULES, PollRules, PollState, Results
 from socket_tier.refusals import Invalid
 
 # Python's $ also matches before a line feed at the end; \Z does not.
@@ -85,6 +85,16 @@ class Handshake(Payload, frozen=True):
 class NewPoll(Payload, frozen=True):
     question: str
     options: tuple[str, ...]
+    rules: PollRules = USUAL_RULES
+
+
+class NewRules(Payload, frozen=True):
+    """``PollRules`` as a page writes them; each may be missing."""
+
+    results: Results | None = None
+    vote_change: bool | None = None
+    close_after_s: int | None = None
+    max_participants: int | None = None
 
 
 def command_id_type(max_chars: int) -> Any:
@@ -107,6 +117,7 @@ class Payloads:
     def __init__(self, settings: Settings) -> None:
         poll = settings.poll
         self._poll = poll
+        self._max_participants = settings.room.max_participants
         self._question: Any = Annotated[str, Meta(max_length=poll.question_max)]
         self._options: Any = Annotated[list[Any], Meta(min_length=poll.options_min, max_length=poll.options_max)]
         self._option: Any = Annotated[str, Meta(min_length=1, max_length=poll.option_max)]
@@ -175,7 +186,32 @@ class Payloads:
         options = tuple(self._an_option(option) for option in listed)
         if len({option.casefold() for option in options}) != len(options):
             raise Invalid("Options must be distinct", "invalid_options")
-        return NewPoll(question, options)
+        return NewPoll(question, options, self._rules(fields.get("rules")))
+
+    def _rules(self, value: object) -> PollRules:
+        if value is None:
+            return USUAL_RULES
+        fields = _fields(value, NewRules)
+        results = fields.get("results")
+        change = fields.get("voteChange")
+        return PollRules(
+            Results.ALWAYS
+            if results is None
+            else _fitting(
+                results, Results, "Invalid results: expected always, after-vote, after-close or host", "invalid_rules"
+            ),
+            True if change is None else _fitting(change, bool, "Invalid voteChange", "invalid_rules"),
+            self._number(fields, "closeAfterS", self._poll.close_after_max_s),
+            self._number(fields, "maxParticipants", self._max_participants),
+        )
+
+    @staticmethod
+    def _number(fields: dict[str, Any], name: str, most: int) -> int | None:
+        value = fields.get(name)
+        if value is None:
+            return None
+        number: int = _fitting(value, Annotated[int, Meta(ge=1, le=most)], f"{name} must be 1-{most}", "invalid_rules")
+        return number
 
     def nickname(self, value: object) -> str:
         """Trimmed, otherwise as typed."""

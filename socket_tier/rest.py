@@ -15,7 +15,7 @@ from models.runtime.settings import Settings
 from models.runtime.tokens import InvalidToken
 from models.wire.commands import CreatePoll, ExportRows
 from models.wire.notices import ExportedVote, PollCreated, RowsExported
-from models.wire.polls import PollSnapshot, iso_time, poll_view
+from models.wire.polls import PollSnapshot, iso_time
 from socket_tier.admin import Admin
 from socket_tier.audit import Audit
 from socket_tier.cache import Cache
@@ -102,14 +102,19 @@ class Rest:
             # A browser without a cookie can't come back as this one: leave the poll to be claimed.
             browser_id=None if request["new_browser"] else request["browser_id"],
             correlation_id=request["correlation_id"],
+            rules=new.rules,
         )
         answer = await self._commands.request(command, command.command_id)
         assert isinstance(answer, PollCreated)
-        poll = self._rooms.add(answer.poll).poll
+        if answer.poll.rules != new.rules:
+            # A worker of a version that knows of none: nobody must join a poll without them.
+            raise WorkersUnavailable()
+        room = self._rooms.add(answer.poll)
+        poll = room.poll
         self._audit.note("poll_created", outcome="ok", room_code=poll.room_code, address=request["address"])
         token = self._host_tokens.issue(poll)
         body = {
-            **_both(poll, 0),
+            **_both(room, seen=True),
             "hostToken": token,
             "joinUrl": f"{self._base(request)}/j/{poll.room_code}",
             "hostUrl": self._host_url(request, poll.room_code, token),
@@ -130,7 +135,7 @@ class Rest:
             room.participant_count = cached.participant_count
         else:
             room = await self._rooms.find(code)
-        body = _both(room.poll, room.participant_count, room)
+        body = _both(room, seen=room.hides_totals and self._is_host(request, room))
         if stale:
             body["stale"] = True  # the totals may lag behind until the database or Redis is back
         return json_response(body)
@@ -244,6 +249,13 @@ class Rest:
         assert isinstance(answer, RowsExported)
         return answer.rows
 
+    def _is_host(self, request: web.Request, room: Room) -> bool:
+        token = bearer_token(request)
+        try:
+            return token is not None and self._host_tokens.generation(token, room) > 0
+        except InvalidToken:
+            return False  # what everybody sees it sees as well
+
     def _demand_host(self, request: web.Request, room: Room, audited_as: str) -> int:
         """The generation of the poll's host token that the caller shows.
 
@@ -270,11 +282,9 @@ class Rest:
         return next(named, origins[0])
 
 
-def _both(poll: PollSnapshot, participant_count: int, room: Room | None = None) -> dict[str, Any]:
+def _both(room: Room, *, seen: bool) -> dict[str, Any]:
     """The poll at top level, where the MVP looks for it, and again as ``poll``."""
-    view = poll_view(poll, participant_count)
-    if room is not None:
-        view["state"] = room.state.value
+    view = room.view(seen=seen)
     return {"success": True, **view, "poll": view}
 
 

@@ -9,13 +9,23 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 from uuid import UUID, uuid4
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from models.runtime.settings import RoomSettings
 from models.wire.commands import CastVote, RestoreRoom
 from models.wire.notices import RoomRestored
-from models.wire.polls import PollSnapshot, PollState
+from models.wire.polls import (
+    USUAL_RULES,
+    PollSnapshot,
+    PollState,
+    Results,
+    hides_totals,
+    masked,
+    poll_view,
+    vote_update,
+)
 from socket_tier.cache import Cache
 from socket_tier.commands import Commands
 from socket_tier.limits import Allowance, Limits, SessionVotes
@@ -63,7 +73,7 @@ class Member:
         return CastVote(poll_id, self.participant_id, option_index, received_at_us, seq)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Room:
     """What this node knows of one poll."""
 
@@ -73,6 +83,16 @@ class Room:
     participant_count: int = 0
     members: dict[UUID, Member] = field(default_factory=dict)
     sids: set[str] = field(default_factory=set)
+    # Rules hold for a poll's life; these two are looked at with each vote.
+    vote_stands: bool = field(init=False)
+    vote_reveals: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._follow_rules()
+
+    def _follow_rules(self) -> None:
+        self.vote_stands = not self.poll.rules.vote_change
+        self.vote_reveals = self.poll.rules.results is Results.AFTER_VOTE
 
     @property
     def code(self) -> str:
@@ -89,6 +109,21 @@ class Room:
         if self.poll.state is PollState.OPEN and not self._is_closing():
             return self.poll.opened_at_us
         return None
+
+    @property
+    def hides_totals(self) -> bool:
+        """Whether only some may see the totals now."""
+        return hides_totals(self.poll.rules, self.state)
+
+    def view(self, *, seen: bool) -> dict[str, Any]:
+        """The ``poll`` object (wire contract), for somebody who sees hidden totals or does not."""
+        view = {**poll_view(self.poll, self.participant_count), "state": self.state.value}
+        return view if seen or not self.hides_totals else masked(view)
+
+    def update(self, *, seen: bool) -> dict[str, Any]:
+        """The present totals as a ``vote-update``, likewise."""
+        update = vote_update(self.poll, self.participant_count, now_us())
+        return update if seen or not self.hides_totals else masked(update)
 
     def next_change_us(self) -> int:
         """A time for a state change that is later than every change known here, whatever the clocks say."""
@@ -110,7 +145,11 @@ class Room:
             poll = msgspec.structs.replace(
                 poll, token_generation=self.poll.token_generation, host_browsers=self.poll.host_browsers
             )
+        if poll.rules != self.poll.rules and self.poll.rules != USUAL_RULES:
+            # A worker of before knows of none.
+            poll = msgspec.structs.replace(poll, rules=self.poll.rules)
         self.poll = poll
+        self._follow_rules()
         return self.state is not previous
 
     def learn_totals(self, version: int, votes: list[int], final: bool) -> None:
@@ -149,6 +188,7 @@ class Rooms:
         self._closing: dict[str, int] = {}
         self._loading: dict[str, asyncio.Task[Room]] = {}
         self._missing: OrderedDict[str, float] = OrderedDict()
+        self._timed: WeakValueDictionary[str, Room] = WeakValueDictionary()
 
     def known(self, room_code: str) -> Room | None:
         """A room that this node has in memory, kept up to date by notices and results."""
@@ -157,6 +197,10 @@ class Rooms:
     def in_use(self) -> list[Room]:
         """Rooms with a socket on this node."""
         return [room for room in self._rooms.values() if room.sids]
+
+    def timed(self) -> list[Room]:
+        """Rooms whose voting periods end by themselves."""
+        return list(self._timed.values())
 
     async def find(self, room_code: str) -> Room:
         """:raises Invalid: there is no such poll
@@ -233,6 +277,8 @@ class Rooms:
             self._missing.pop(poll.room_code, None)
             self._evict()
         room.learn(poll)
+        if room.poll.rules.close_after_s is not None:
+            self._timed[room.code] = room
         room.closing_us = max(room.closing_us, closing_us, self._closing.pop(poll.room_code, 0))
         return room
 

@@ -6,11 +6,11 @@ from typing import Any
 import socketio
 
 from models.wire import names
-from models.wire.polls import PollState, iso_time, vote_update
+from models.wire.polls import PollState, closing_time, iso_time
 from socket_tier.fanout import Fanout
 from socket_tier.refusals import Invalid
 from socket_tier.results import Ticker
-from socket_tier.rooms import Room, Rooms
+from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.sessions import Session
 from socket_tier.tasks import Tasks
 from socket_tier.vote_buffer import now_us
@@ -27,6 +27,7 @@ def state_changed(room: Room, previous: PollState) -> dict[str, Any]:
         "changedBy": "host",
         "timestamp": iso_time(now_us()),
         "reopenedCount": room.poll.reopened_count,
+        "closesAt": closing_time(room.poll) if room.state is PollState.OPEN else None,
     }
 
 
@@ -60,6 +61,17 @@ class SocketRooms:
         for name in (names.poll_room(room.code), *more):
             await self._server.enter_room(session.sid, name)
 
+    async def enter_as_host(self, session: Session, room: Room, token_generation: int) -> None:
+        """Hosts see the totals of their poll whatever its rules are."""
+        session.hosting[room.code] = token_generation
+        await self.enter(session, room, names.host_room(room.code), names.totals_room(room.code))
+
+    async def leave_as_host(self, session: Session, code: str) -> None:
+        """It stays in the poll's room, as somebody who looks on."""
+        session.hosting.pop(code, None)
+        for name in (names.host_room(code), names.totals_room(code)):
+            await self._server.leave_room(session.sid, name)
+
     def hold(self, session: Session, room: Room) -> Room:
         """Keep the room for a socket that is about to enter it."""
         session.rooms.add(room.code)
@@ -68,13 +80,30 @@ class SocketRooms:
     async def leave_room(self, session: Session, name: str) -> None:
         await self._server.leave_room(session.sid, name)
 
+    def sees_totals(self, sid: str, room: Room) -> bool:
+        """Whether a socket may see the totals of a poll that hides them."""
+        return sid in self._fanout.members(names.totals_room(room.code))
+
+    def voted(self, room: Room, member: Member) -> None:
+        """A participant's first vote is taken, in a poll that shows its totals to those who voted."""
+        self._tasks.start(self._show_totals(room, member), "show-totals")
+
+    async def _show_totals(self, room: Room, member: Member) -> None:
+        await self.reveal(room, member)
+        for sid in list(member.sids):
+            await self._fanout.deliver_results(sid, room.update(seen=True))
+
+    async def reveal(self, room: Room, member: Member) -> None:
+        """Let each socket of a participant see the totals from now on."""
+        for sid in list(member.sids):
+            await self._server.enter_room(sid, names.totals_room(room.code))
+
     async def leave_tentative(self, session: Session, chosen: str) -> None:
         """A socket has chosen a room: out of those that only its cookie had put it into."""
         for code in session.tentative - {chosen}:
             session.rooms.discard(code)
-            session.hosting.pop(code, None)
+            await self.leave_as_host(session, code)
             await self._server.leave_room(session.sid, names.poll_room(code))
-            await self._server.leave_room(session.sid, names.host_room(code))
             self._left(session.sid, code)
         session.tentative.clear()
 
@@ -94,7 +123,7 @@ class SocketRooms:
         if resumed is not None:
             await self._fanout.deliver(sid, names.SESSION_RESUMED, resumed)
         await self._fanout.deliver(sid, names.POLL_STATE_CHANGED, state_changed(room, room.state))
-        await self._fanout.deliver_results(sid, vote_update(room.poll, room.participant_count, now_us()))
+        await self._fanout.deliver_results(sid, room.update(seen=self.sees_totals(sid, room)))
 
     def _left(self, sid: str, code: str) -> None:
         room = self._rooms.known(code)

@@ -7,7 +7,7 @@ from uuid import UUID
 from models.wire import names
 from models.wire.commands import PollFlushed
 from models.wire.notices import PollClosing, StateChanged
-from models.wire.polls import PollSnapshot, PollState, vote_update
+from models.wire.polls import PollSnapshot, PollState
 from socket_tier.cache import Cache
 from socket_tier.commands import Commands
 from socket_tier.fanout import Fanout
@@ -24,6 +24,7 @@ _FLUSH_TIMEOUT_S = 10
 _REPORT_TRIES = 60
 _CATCH_UP_TRIES = 600
 _CATCH_UP_PAUSE_S = 1.0
+_CLOCK_S = 0.1
 
 
 class StateChanges:
@@ -74,6 +75,16 @@ class StateChanges:
         if room.state is not previous:
             self._announce(room, previous, notice.correlation_id)
 
+    async def run_clock(self) -> None:
+        """Close admission where a voting period's time is over. The workers commit that close by themselves, when they
+        can; every node holds it from the moment on, and a worker refuses what was received later."""
+        while True:
+            await asyncio.sleep(_CLOCK_S)
+            for room in self._rooms.timed():
+                closes_at_us = room.poll.closes_at_us
+                if 0 < closes_at_us <= now_us():
+                    self.closing(PollClosing(room.poll.poll_id, room.code, closes_at_us))
+
     def reopen_admission(self, room: Room) -> None:
         """The close could not be sent: it never was."""
         previous = room.state
@@ -120,7 +131,8 @@ class StateChanges:
         if changed:
             self._announce(room, previous, correlation)
         if room.sids:
-            self._ticker.offer(room.code, room.poll.version, vote_update(room.poll, room.participant_count, now_us()))
+            # Whole: who may not see it is sorted out when it is delivered.
+            self._ticker.offer(room.code, room.poll.version, room.update(seen=True))
         return changed
 
     def _announce(self, room: Room, previous: PollState, correlation: str = "") -> None:

@@ -5,6 +5,7 @@ import time
 from typing import Any
 from uuid import UUID
 
+from models.ballots import ERRORS, VOTE_STANDS
 from models.runtime.correlation import correlation_id, named_by_caller
 from models.wire import names
 from models.wire.notices import BatchApplied, Rejection
@@ -20,6 +21,7 @@ from socket_tier.refusals import Invalid, voting_not_open
 from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.sessions import Session, Sessions
 from socket_tier.shedding import Shedding
+from socket_tier.socket_rooms import SocketRooms
 from socket_tier.vote_buffer import VoteBuffer, now_us
 from socket_tier.vote_log import VoteLog
 
@@ -68,7 +70,9 @@ class Voting:
         shedding: Shedding,
         audit: Audit,
         metrics: NodeMetrics,
+        sockets: SocketRooms,
     ) -> None:
+        self._sockets = sockets
         self._rooms = rooms
         self._joining = joining
         self._buffer = buffer
@@ -90,6 +94,8 @@ class Voting:
             raise voting_not_open()
         if request.option_index >= len(room.poll.options):
             raise Invalid("Invalid option index", "invalid_option")
+        if room.vote_stands and member.choice not in (None, request.option_index):
+            raise Invalid(ERRORS[VOTE_STANDS], VOTE_STANDS, status=409)
         self._shedding.vote()
         self._limits.vote(member.votes, session.address_votes, room.votes)
         vote = member.cast(room.poll.poll_id, request.option_index, now_us(), opened_at_us)
@@ -99,6 +105,8 @@ class Voting:
         else:
             self._buffer.add(vote, receipt)
         await receipt.confirmed
+        if room.vote_reveals and member.choice is None:
+            self._sockets.voted(room, member)
         member.choice = vote.option_index
         self._choices.note(room.code, member, vote)
         ack: dict[str, Any] = {"success": True, "status": "queued"}

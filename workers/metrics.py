@@ -21,6 +21,7 @@ COUNTERS = {
     "registrations.conflicts": "Nicknames found taken when the participant was stored.",
     "polls.created": "Polls stored.",
     "states.changed": "State changes applied.",
+    "polls.closed_by_time": "Polls closed because their voting time was over.",
     "requests.refused": "Requests answered with `come back later`; a rise means the database or Redis is away.",
     "requests.expired": "Requests dropped unapplied because their caller had stopped waiting.",
     "messages.done": "Commands acked after they took effect.",

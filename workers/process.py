@@ -41,6 +41,7 @@ from workers.retention import Retention
 from workers.rooms import Rooms
 from workers.sweep import Sweep
 from workers.tally_check import TallyCheck
+from workers.timed_closes import TimedCloses
 from workers.vote_flusher import VoteFlusher
 
 log = logging.getLogger(__name__)
@@ -157,6 +158,7 @@ class WorkerProcess:
         self._part("registrations", members.start, members.close)
         finals = Finals(settings, self.gate, self.results, self.notices, self.metrics)
         self._periodic("finals", Finals.EVERY_S, finals.round)
+        self._periodic("timed-closes", TimedCloses.EVERY_S, TimedCloses(self.gate, host, self.metrics).round)
         retention = Retention(settings, self.gate, self.rooms, self.metrics, self.broker.stopping)
         self.secrets.watch(lambda changed: retention.use(changed.database))
         self._periodic("retention", Retention.EVERY_S, retention.round)

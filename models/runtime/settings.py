@@ -204,6 +204,7 @@ class PollSettings(Section):
     options_min: Annotated[int, Meta(ge=2)]
     options_max: Annotated[int, Meta(ge=2, le=100)]
     nickname_max: Count
+    close_after_max_s: Count
     retention_days: Count
 
 

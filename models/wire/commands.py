@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from models.wire import names
-from models.wire.polls import PollState
+from models.wire.polls import USUAL_RULES, PollRules, PollState
 
 FORMAT = 1  # when it rises: see models.wire
 
@@ -63,6 +63,7 @@ class CreatePoll(msgspec.Struct, frozen=True):
     browser_id: UUID | None = None
     correlation_id: str = ""
     format: int = FORMAT
+    rules: PollRules = USUAL_RULES
 
 
 class ChangeState(msgspec.Struct, frozen=True):

@@ -104,6 +104,11 @@ def host_room(room_code: str) -> str:
     return f"host:{room_code}"
 
 
+def totals_room(room_code: str) -> str:
+    """Of a poll whose totals only some may see: the sockets that do, and are in the poll's own room as well."""
+    return f"totals:{room_code}"
+
+
 def participant_room(participant_id: UUID) -> str:
     """Every socket of one participant: two tabs are one participant."""
     return f"p:{participant_id.hex}"

@@ -17,6 +17,31 @@ class PollState(StrEnum):
     CLOSED = "closed"
 
 
+class Results(StrEnum):
+    """Who sees a poll's totals while it is not closed; its host always does. ``HOST``: nobody else, ever."""
+
+    ALWAYS = "always"
+    AFTER_VOTE = "after-vote"
+    AFTER_CLOSE = "after-close"
+    HOST = "host"
+
+
+class PollRules(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a host chose when creating a poll; it holds for the poll's life.
+
+    ``vote_change``: a vote may be changed while voting is open; without it the first one stands. ``close_after_s``:
+    each voting period ends by itself after so many seconds. ``max_participants``: below what the installation allows.
+    """
+
+    results: Results = Results.ALWAYS
+    vote_change: bool = True
+    close_after_s: int | None = None
+    max_participants: int | None = None
+
+
+USUAL_RULES = PollRules()
+
+
 class PollSnapshot(msgspec.Struct, frozen=True):
     """Everything a node needs of a poll, stored in Redis by the workers and compared by ``version``.
 
@@ -43,6 +68,13 @@ class PollSnapshot(msgspec.Struct, frozen=True):
     creator_address: str = ""
     expires_at_us: int = 0
     host_browsers: tuple[UUID, ...] = ()
+    rules: PollRules = USUAL_RULES
+
+    @property
+    def closes_at_us(self) -> int:
+        """When the running voting period ends by itself; 0 when nothing of the kind is to come."""
+        after_s = self.rules.close_after_s
+        return self.opened_at_us + after_s * 1_000_000 if after_s and self.state is PollState.OPEN else 0
 
 
 class BrowserRole(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,8 +109,22 @@ def iso_time(at_us: int) -> str:
     return datetime.fromtimestamp(at_us / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def hides_totals(rules: PollRules, state: PollState) -> bool:
+    """Whether, in this state, only some may see a poll's totals."""
+    if rules.results is Results.ALWAYS:
+        return False
+    return rules.results is Results.HOST or state is not PollState.CLOSED
+
+
+def closing_time(poll: PollSnapshot) -> str | None:
+    """When voting closes by itself, for browsers; None when it doesn't."""
+    closes_at_us = poll.closes_at_us
+    return iso_time(closes_at_us) if closes_at_us else None
+
+
 def poll_view(poll: PollSnapshot, participant_count: int) -> dict[str, Any]:
     """The ``poll`` object of REST answers and acks (wire contract)."""
+    rules = poll.rules
     return {
         "roomCode": poll.room_code,
         "question": poll.question,
@@ -91,6 +137,13 @@ def poll_view(poll: PollSnapshot, participant_count: int) -> dict[str, Any]:
         "final": poll.final,
         "reopenedCount": poll.reopened_count,
         "createdAt": iso_time(poll.created_at_us),
+        "closesAt": closing_time(poll),
+        "rules": {
+            "results": rules.results.value,
+            "voteChange": rules.vote_change,
+            "closeAfterS": rules.close_after_s,
+            "maxParticipants": rules.max_participants,
+        },
     }
 
 
@@ -105,3 +158,12 @@ def vote_update(poll: PollSnapshot, participant_count: int, now_us: int) -> dict
         "final": poll.final,
         "participantCount": participant_count,
     }
+
+
+def masked(shown: dict[str, Any]) -> dict[str, Any]:
+    """A ``poll`` object or ``vote-update`` for somebody who may not see the totals: how many votes, not which.
+
+    Zeros in their place, so that a page that knows nothing of this shows bars without length.
+    """
+    nothing = [0] * len(shown["votes"])
+    return {**shown, "votes": nothing, "percentages": nothing, "hidden": True, "voteCount": sum(shown["votes"])}

@@ -5,6 +5,7 @@ else comes goes the ordinary way, which knows every refusal and its words.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -109,6 +110,8 @@ class LaneReceipt:
             frame = text_frame(b"43%b%b" % (self._ack, _encode([refusal.body(correlation)])))
         else:
             vote = self._vote
+            if self._room.vote_reveals and self._member.choice is None:
+                self._lane.on_first_vote(self._room, self._member)
             self._member.choice = vote.option_index
             self._lane.choices.note(self._room.poll.room_code, self._member, vote)
             if self._command:
@@ -137,9 +140,20 @@ class LaneReceipt:
 
 
 class VoteLane:
-    """``VoteLane(...)(socket, data)`` is True when the message was a vote and is on its way."""
+    """``VoteLane(...)(socket, data)`` is True when the message was a vote and is on its way.
 
-    def __init__(self, buffer: VoteBuffer, choices: Choices, shedding: Shedding, max_command_id_chars: int) -> None:
+    ``on_first_vote``: told of a member's first accepted vote in a poll whose totals that vote reveals.
+    """
+
+    def __init__(
+        self,
+        buffer: VoteBuffer,
+        choices: Choices,
+        shedding: Shedding,
+        max_command_id_chars: int,
+        on_first_vote: Callable[[Room, Member], None],
+    ) -> None:
+        self.on_first_vote = on_first_vote
         self._buffer = buffer
         self._shedding = shedding
         self._decode = VoteDecoder(max_command_id_chars)
@@ -160,6 +174,7 @@ class VoteLane:
             opened_at_us is None
             or request.participantId != member.wire_id
             or request.optionIndex >= len(room.poll.options)
+            or (room.vote_stands and member.choice is not None)
             or (in_address.left < 1 and not in_address.wake())
             or (in_room.left < 1 and not in_room.wake())
             or (member.votes is not None and member.votes.wait_s(time.monotonic()) > 0)

@@ -7,7 +7,7 @@ from models.database import Database
 from models.poll_store import StateChange, change_state, create_poll, read_snapshots
 from models.vote_store import StoredBatches, store_batches
 from models.wire.commands import CastVote, ChangeState, CreatePoll, Registration, VoteBatch
-from models.wire.polls import PollSnapshot, PollState
+from models.wire.polls import USUAL_RULES, PollRules, PollSnapshot, PollState
 
 NODE = UUID(int=0xA)
 OTHER_NODE = UUID(int=0xB)
@@ -18,19 +18,19 @@ def person(number: int) -> UUID:
     return UUID(int=number)
 
 
-def poll(db: Database, options: int = 3, now_us: int = 1) -> PollSnapshot:
+def poll(db: Database, options: int = 3, now_us: int = 1, rules: PollRules = USUAL_RULES) -> PollSnapshot:
     """A poll that waits to be opened."""
-    return create_poll(db, create_command(options), retention_days=365_000, now_us=now_us)
+    return create_poll(db, create_command(options, rules=rules), retention_days=365_000, now_us=now_us)
 
 
-def create_command(options: int = 3, browser_id: UUID | None = None) -> CreatePoll:
+def create_command(options: int = 3, browser_id: UUID | None = None, rules: PollRules = USUAL_RULES) -> CreatePoll:
     names = tuple(f"Option {number}" for number in range(options))
-    return CreatePoll(uuid4(), NODE, "Tea or coffee?", names, "192.0.2.7", 0, browser_id=browser_id)
+    return CreatePoll(uuid4(), NODE, "Tea or coffee?", names, "192.0.2.7", 0, browser_id=browser_id, rules=rules)
 
 
-def open_poll(db: Database, options: int = 3) -> PollSnapshot:
+def open_poll(db: Database, options: int = 3, rules: PollRules = USUAL_RULES) -> PollSnapshot:
     """A poll that has been open since ``OPENED_US``."""
-    return change(db, poll(db, options).poll_id, "open", OPENED_US).poll
+    return change(db, poll(db, options, rules=rules).poll_id, "open", OPENED_US).poll
 
 
 def change(db: Database, poll_id: int, state: str, at_us: int, now_us: int | None = None) -> StateChange:

@@ -54,9 +54,12 @@ class Rest:
     async def get(self, path: str, **options: Any) -> Answer:
         return await self.request("GET", path, **options)
 
-    async def create(self, question: str = "Tea or coffee?", options: int = 3, **more: Any) -> Poll:
+    async def create(
+        self, question: str = "Tea or coffee?", options: int = 3, rules: dict[str, Any] | None = None, **more: Any
+    ) -> Poll:
         names = [f"Option {number}" for number in range(options)]
-        answer = await self.request("POST", "/api/polls", json={"question": question, "options": names}, **more)
+        body = {"question": question, "options": names} | ({} if rules is None else {"rules": rules})
+        answer = await self.request("POST", "/api/polls", json=body, **more)
         assert answer.status == 201, answer.text
         return Poll(answer.body["roomCode"], answer.body["hostToken"], names)
 
@@ -69,9 +72,9 @@ class Rest:
             headers={"Authorization": f"Bearer {token or poll.host_token}"},
         )
 
-    async def open_poll(self, options: int = 3) -> Poll:
+    async def open_poll(self, options: int = 3, **rules: Any) -> Poll:
         """A poll in which votes are taken."""
-        poll = await self.create(options=options)
+        poll = await self.create(options=options, rules=rules or None)
         assert (await self.change(poll, "open")).status == 200
         return poll
 

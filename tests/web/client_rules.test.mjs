@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { Backoff } from "../../socket_tier/web/assets/client/backoff.js";
 import { Ballot } from "../../socket_tier/web/assets/client/ballot.js";
 import { Outbox } from "../../socket_tier/web/assets/client/outbox.js";
-import { PollView } from "../../socket_tier/web/assets/client/poll-view.js";
+import { PollView, voteTotal } from "../../socket_tier/web/assets/client/poll-view.js";
 import { Refusal } from "../../socket_tier/web/assets/client/refusal.js";
 
 globalThis.crypto ??= webcrypto; // browsers have it; Node 18, which Debian 12 ships, only as a module
@@ -46,6 +46,26 @@ test("a repeated final version does not close a poll that was opened again", () 
   view.totals(update(12, [2, 1], { final: true }));
   assert.equal(view.poll.state, "open");
   assert.equal(view.poll.final, false);
+});
+
+test("hidden totals are revealed by the same version, and not hidden again by it", () => {
+  const view = new PollView();
+  view.adopt({ ...openPoll, hidden: true, voteCount: 3 });
+  assert.equal(voteTotal(view.poll), 3);
+  view.totals(update(10, [2, 1]));
+  assert.deepEqual([view.poll.hidden, view.poll.votes, voteTotal(view.poll)], [false, [2, 1], 3]);
+  view.totals(update(10, [0, 0], { hidden: true, voteCount: 3 }));
+  assert.deepEqual([view.poll.hidden, view.poll.votes], [false, [2, 1]]);
+});
+
+test("the time that is left is the server's, whatever this browser's clock says", () => {
+  const view = new PollView();
+  view.adopt(openPoll);
+  view.stateChanged({ newState: "open", timestamp: "2020-01-01T00:00:00.000Z", closesAt: "2020-01-01T00:01:00.000Z" });
+  const leftMs = view.poll.closesAtMs - Date.now();
+  assert.ok(leftMs > 59_000 && leftMs <= 60_000, String(leftMs));
+  view.stateChanged({ newState: "closed", timestamp: "2020-01-01T00:01:00.000Z", closesAt: null });
+  assert.equal(view.poll.closesAtMs, null);
 });
 
 test("an unanswered vote is sent again with the same commandId until it is accepted", async () => {

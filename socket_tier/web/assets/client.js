@@ -14,7 +14,8 @@
  *
  * - `connection` {phase: idle | connecting | connected | reconnecting | offline, error}
  * - `membership` {phase: none | joining | joined | refused, refusal}
- * - `poll` {roomCode, question, options, state, participantCount, votes, percentages, version, final, paused}
+ * - `poll` {roomCode, question, options, state, participantCount, votes, percentages, version, final, paused, rules,
+ *   hidden, voteCount, closesAtMs}; hidden: the totals are not for this browser now, and voteCount is all that is known
  * - `vote` {optionIndex, state: none | sending | accepted | counted | refused, error, correlationId} (`client.choice`)
  * - `arrived`, `departed` {nickname, count}; hosts always, participants in small rooms
  */
@@ -28,7 +29,7 @@ import { Signals } from "./client/signals.js";
 import { recall, remember } from "./client/storage.js";
 
 export { createPoll, fetchExport, fetchPoll, fetchResults } from "./client/rest.js";
-export { leaders } from "./client/poll-view.js";
+export { leaders, voteTotal } from "./client/poll-view.js";
 export { Refusal };
 
 const STATE_CHANGE_TRIES = 3;

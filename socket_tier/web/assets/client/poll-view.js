@@ -5,7 +5,7 @@
  * may come after a newer one. `version` decides: an older version never replaces a newer one.
  */
 export class PollView {
-  /** {roomCode, question, options, state, participantCount, votes, percentages, version, final, paused} or null. */
+  /** What the signal `poll` says (client.js), or null. */
   poll = null;
 
   /** A whole poll, as in the answer to a join. Returns whether the picture changed. */
@@ -13,9 +13,12 @@ export class PollView {
     const known = this.poll;
     if (known && snapshot.version < known.version) {
       // What never changes is still worth taking: an event may have arrived before the first snapshot.
-      return this.#set({ ...snapshot, ...totalsOf(known), state: known.state, paused: known.paused });
+      const { state, paused, closesAtMs } = known;
+      return this.#set({ ...snapshot, ...totalsOf(known), state, paused, closesAtMs });
     }
-    return this.#set({ ...snapshot, final: Boolean(snapshot.final), paused: known?.paused ?? false });
+    // The time of the close comes with the event that follows each join: it tells the server's own time as well.
+    const { paused = false, closesAtMs = null } = known ?? {};
+    return this.#set({ ...snapshot, final: Boolean(snapshot.final), hidden: Boolean(snapshot.hidden), paused, closesAtMs });
   }
 
   /** A `vote-update`. */
@@ -23,7 +26,8 @@ export class PollView {
     const known = this.poll ?? emptyPoll(update.roomCode);
     if (update.version < known.version) return false;
     const count = update.participantCount ?? known.participantCount;
-    if (update.version === known.version) {
+    const isRevealed = known.hidden && !update.hidden;
+    if (update.version === known.version && !isRevealed) {
       // A repeat of a final version must not close a poll that has been opened again in the meantime.
       const final = known.final || (Boolean(update.final) && known.state !== "open");
       return this.#set({ ...known, participantCount: count, final });
@@ -33,6 +37,8 @@ export class PollView {
       ...known,
       votes: update.votes,
       percentages: update.percentages,
+      hidden: Boolean(update.hidden),
+      voteCount: update.voteCount,
       version: update.version,
       participantCount: count,
       final,
@@ -45,7 +51,10 @@ export class PollView {
   stateChanged(change) {
     const state = change.newState ?? change.state;
     if (!this.poll || !state) return false;
-    return this.#set({ ...this.poll, state, final: state === "closed" && this.poll.final });
+    // This browser's clock may be wrong: the server says by its own how long voting goes on.
+    const leftMs = change.closesAt ? Date.parse(change.closesAt) - Date.parse(change.timestamp) : null;
+    const closesAtMs = leftMs === null ? null : Date.now() + leftMs;
+    return this.#set({ ...this.poll, state, closesAtMs, final: state === "closed" && this.poll.final });
   }
 
   /** The number of distinct connected participants, from whichever event carried it. */
@@ -71,8 +80,11 @@ export function leaders(votes) {
   return most === 0 ? [] : votes.flatMap((count, index) => (count === most ? [index] : []));
 }
 
-function totalsOf({ votes, percentages, version, final, participantCount }) {
-  return { votes, percentages, version, final, participantCount };
+/** How many votes are counted, also where the totals are hidden. */
+export const voteTotal = ({ votes, hidden, voteCount }) => (hidden ? voteCount : votes.reduce((sum, count) => sum + count, 0));
+
+function totalsOf({ votes, percentages, hidden, voteCount, version, final, participantCount }) {
+  return { votes, percentages, hidden, voteCount, version, final, participantCount };
 }
 
 function emptyPoll(roomCode) {

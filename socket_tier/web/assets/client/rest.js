@@ -2,9 +2,13 @@ import { Refusal } from "./refusal.js";
 
 const ANSWER_WITHIN_MS = 15000;
 
-/** @returns {roomCode, question, options, state, poll, hostToken, joinUrl, hostUrl} @throws Refusal */
-export function createPoll({ question, options }) {
-  const body = JSON.stringify({ question, options });
+/**
+ * @param rules {results, voteChange, closeAfterS, maxParticipants}, each may be left out
+ * @returns {roomCode, question, options, state, poll, hostToken, joinUrl, hostUrl}
+ * @throws Refusal
+ */
+export function createPoll({ question, options, rules }) {
+  const body = JSON.stringify({ question, options, rules });
   return call("/api/polls", { method: "POST", headers: { "Content-Type": "application/json" }, body });
 }
 

@@ -1,3 +1,4 @@
+import { voteTotal } from "../client.js";
 import { byTestId, make, optionLetter, plural, setQuestion, setText } from "../ui/dom.js";
 import { showPollState, shownState, totalsNote } from "../ui/poll-state.js";
 
@@ -22,10 +23,12 @@ export function startBallotPaper(client) {
     setQuestion(byTestId("question"), poll.question);
     showPollState(byTestId("poll-state"), poll);
     // Before one has voted, others' votes would only lean on the choice.
-    const showsTotals = poll.state === "closed" || (choice?.optionIndex ?? null) !== null;
+    const hasChosen = (choice?.optionIndex ?? null) !== null;
+    const showsTotals = !poll.hidden && (poll.state === "closed" || hasChosen);
+    const stands = hasChosen && poll.rules?.voteChange === false;
     buttons.forEach((parts, index) => {
       const isMine = choice?.optionIndex === index;
-      parts.button.disabled = poll.state !== "open";
+      parts.button.disabled = poll.state !== "open" || (stands && !isMine);
       parts.button.setAttribute("aria-pressed", String(isMine));
       parts.button.dataset.mine = String(isMine);
       parts.button.dataset.totals = String(showsTotals);
@@ -33,8 +36,7 @@ export function startBallotPaper(client) {
       parts.fill.style.width = showsTotals ? `${poll.percentages[index]}%` : "0%";
     });
     showVoteState(poll, choice, client.connection.phase);
-    const votes = poll.votes.reduce((sum, count) => sum + count, 0);
-    setText(byTestId("vote-count"), showsTotals ? plural(votes, "vote") : "");
+    setText(byTestId("vote-count"), showsTotals ? plural(voteTotal(poll), "vote") : "");
     setText(byTestId("totals-note"), totalsNote(poll));
   }
 
@@ -51,6 +53,7 @@ function showVoteState(poll, choice, phase) {
 
 function voteWords(poll, choice, phase) {
   const state = shownState(poll);
+  const stands = poll.rules?.voteChange === false;
   switch (choice?.state) {
     case "sending":
       if (phase !== "connected") return "Kept on this device. It is sent as soon as the line is back.";
@@ -58,11 +61,11 @@ function voteWords(poll, choice, phase) {
     case "accepted":
       return "Accepted. It is safe, and being counted.";
     case "counted":
-      return state === "open" ? "Counted. You can change it while voting is open." : "Counted.";
+      return state === "open" && !stands ? "Counted. You can change it while voting is open." : "Counted.";
     case "refused":
       return `Not counted: ${choice.error}${choice.correlationId ? ` (reference ${choice.correlationId})` : ""}`;
     default:
-      return { waiting: "The host opens voting in a moment.", open: "Tap one to vote." }[state] ?? "You did not vote.";
+      return { waiting: "The host opens voting in a moment.", open: `Tap one to vote.${stands ? " Your choice stands." : ""}` }[state] ?? "You did not vote.";
   }
 }
 

@@ -25,15 +25,35 @@ export function startCreateForm() {
 async function submit() {
   const problem = byTestId("create-error");
   clearError(problem);
-  const isRight = [checkQuestion(), checkOptions()].every(Boolean);
+  const isRight = [checkQuestion(), checkOptions(), checkMost()].every(Boolean);
   if (!isRight) return document.querySelector('[data-testid="create-form"] [aria-invalid="true"]').focus();
   setBusy(true);
   try {
-    goToHostPage(await createPoll({ question: trimmed(byTestId("question")), options: inputs().map(trimmed) }));
+    const [question, options] = [trimmed(byTestId("question")), inputs().map(trimmed)];
+    goToHostPage(await createPoll({ question, options, rules: chosenRules() }));
   } catch (refusal) {
     showError(problem, refusal);
     setBusy(false);
   }
+}
+
+/** A rule that is as usual is left out. */
+function chosenRules() {
+  const [results, seconds, most] = ["rule-results", "rule-close", "rule-most"].map((id) => byTestId(id).value);
+  return {
+    ...(results !== "always" && { results }),
+    ...(!byTestId("rule-change").checked && { voteChange: false }),
+    ...(seconds && { closeAfterS: Number(seconds) }),
+    ...(most.trim() && { maxParticipants: Number(most) }),
+  };
+}
+
+function checkMost() {
+  const input = byTestId("rule-most");
+  const isRight = /^\s*([1-9]\d*)?\s*$/.test(input.value) && input.validity.valid;
+  markField(input, byTestId("rule-most-error"), isRight ? "" : "Please write a whole number, or nothing.");
+  if (!isRight) byTestId("rules").open = true;
+  return isRight;
 }
 
 function goToHostPage({ roomCode, hostToken, joinUrl }) {

@@ -1,13 +1,14 @@
-import { connect, remembered } from "../client.js";
+import { connect, remembered, voteTotal } from "../client.js";
 import { Announcer } from "../ui/announcer.js";
 import { Bars } from "../ui/bars.js";
 import { copyWith } from "../ui/copy.js";
+import { startCountdown } from "../ui/countdown.js";
 import { byTestId, plural, roomCodeFromAddress, setQuestion, setText, showView, soon } from "../ui/dom.js";
 import { showError } from "../ui/errors.js";
 import { startKeys } from "../ui/keys.js";
 import { followLine } from "../ui/line.js";
 import { keepPoll } from "../ui/own-polls.js";
-import { showPollState, totalsNote } from "../ui/poll-state.js";
+import { rulesNote, showPollState, totalsNote } from "../ui/poll-state.js";
 import { showQr } from "../ui/qr.js";
 import { startControls } from "./host-controls.js";
 import { startExport } from "./host-export.js";
@@ -49,10 +50,10 @@ function show(poll) {
   showPollState(byTestId("poll-state"), poll);
   bars.show(poll);
   announcer.follow(poll);
-  const votes = poll.votes.reduce((sum, count) => sum + count, 0);
-  setText(byTestId("vote-count"), plural(votes, "vote"));
+  setText(byTestId("vote-count"), plural(voteTotal(poll), "vote"));
   setText(byTestId("participant-count"), `${poll.participantCount.toLocaleString("en")} connected`);
   setText(byTestId("totals-note"), totalsNote(poll));
+  setText(byTestId("rules-note"), rulesNote(poll));
 }
 
 async function start() {
@@ -62,6 +63,7 @@ async function start() {
   startNames(client, roomCode);
   startExport(roomCode);
   startShortcuts();
+  startCountdown(client, byTestId("countdown"));
   client.on("poll", soon(() => show(client.poll)));
   const setRole = startControls(client);
   client.on("membership", ({ phase, refusal }) => {

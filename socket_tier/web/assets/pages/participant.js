@@ -1,5 +1,6 @@
 import { connect, fetchPoll, remembered } from "../client.js";
 import { tellWhatWasMissed } from "../ui/away.js";
+import { startCountdown } from "../ui/countdown.js";
 import { byTestId, roomCodeFromAddress, setQuestion, setText, showView } from "../ui/dom.js";
 import { clearError, markField, showError } from "../ui/errors.js";
 import { followLine } from "../ui/line.js";
@@ -76,6 +77,7 @@ async function start() {
   followLine(client);
   startForm();
   startBallotPaper(client);
+  startCountdown(client, byTestId("countdown"));
   tellWhatWasMissed(client, (sentence) => setText(byTestId("away"), sentence));
   client.on("membership", ({ phase, refusal }) => {
     if (phase === "joined") showView("poll");

@@ -1,6 +1,7 @@
-import { connect } from "../client.js";
+import { connect, voteTotal } from "../client.js";
 import { Announcer } from "../ui/announcer.js";
 import { Bars } from "../ui/bars.js";
+import { startCountdown } from "../ui/countdown.js";
 import { byTestId, roomCodeFromAddress, setQuestion, setText, showView } from "../ui/dom.js";
 import { showError } from "../ui/errors.js";
 import { followLine } from "../ui/line.js";
@@ -18,7 +19,7 @@ function show(poll) {
   bars.show(poll);
   announcer.follow(poll);
   setText(byTestId("participant-count"), poll.participantCount.toLocaleString("en"));
-  setText(byTestId("vote-count"), poll.votes.reduce((sum, count) => sum + count, 0).toLocaleString("en"));
+  setText(byTestId("vote-count"), voteTotal(poll).toLocaleString("en"));
   setText(byTestId("totals-note"), totalsNote(poll));
 }
 
@@ -27,6 +28,7 @@ setText(byTestId("room-code"), roomCode);
 setText(byTestId("join-host"), location.host);
 showQr(byTestId("qr"), `${location.origin}/j/${roomCode}`);
 followLine(client);
+startCountdown(client, byTestId("countdown"));
 client.on("poll", show);
 client.on("membership", ({ phase, refusal }) => {
   if (phase === "joined") showView("poll");

@@ -1,4 +1,4 @@
-import { leaders } from "../client.js";
+import { leaders, voteTotal } from "../client.js";
 import { plural, setText } from "./dom.js";
 import { shownState } from "./poll-state.js";
 
@@ -39,9 +39,10 @@ export class Announcer {
 }
 
 function summary(poll) {
-  const total = poll.votes.reduce((sum, count) => sum + count, 0);
+  const total = voteTotal(poll);
   const ahead = leaders(poll.votes).map((index) => `${poll.options[index]}, ${poll.percentages[index]} percent`);
   const opening = { waiting: "Voting is not open yet.", open: "", closed: "Voting is closed.", final: "Final result." };
-  const standing = ahead.length ? `${plural(total, "vote")}. In front: ${ahead.join("; ")}.` : "No votes yet.";
+  const standing = !total ? "No votes yet."
+    : ahead.length ? `${plural(total, "vote")}. In front: ${ahead.join("; ")}.` : `${plural(total, "vote")}.`;
   return `${opening[shownState(poll)]} ${standing}`.trim();
 }

@@ -1,3 +1,4 @@
+import { voteTotal } from "../client.js";
 import { plural } from "./dom.js";
 import { shownState } from "./poll-state.js";
 
@@ -44,4 +45,4 @@ function difference(seen, poll) {
   return `While you were away: ${parts.join(", and ")}.`;
 }
 
-const pictureOf = (poll) => ({ state: shownState(poll), total: poll.votes.reduce((sum, count) => sum + count, 0) });
+const pictureOf = (poll) => ({ state: shownState(poll), total: voteTotal(poll) });

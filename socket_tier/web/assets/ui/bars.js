@@ -17,6 +17,7 @@ export class Bars {
   show(poll) {
     this.#makeRows(poll.options);
     this.#list.dataset.version = poll.version; // what scripts/page-lag compares with the database
+    this.#list.dataset.hidden = Boolean(poll.hidden);
     const ahead = leaders(poll.votes);
     this.#rows.forEach((row, index) => {
       const votes = poll.votes[index] ?? 0;

@@ -1,0 +1,100 @@
+"""What a host chose for a poll, as the database keeps it and as it decides about votes."""
+
+import peewee
+import pytest
+
+from models import poll_store
+from models.migrations.runner import migrate_down
+from models.vote_store import store_batches
+from models.wire.polls import PollRules, PollState, Results
+from tests.models.given import (
+    OPENED_US,
+    batch,
+    change,
+    codes,
+    open_poll,
+    poll,
+    rows,
+    snapshot,
+    store,
+    totals,
+    vote,
+)
+
+FIXED = PollRules(vote_change=False)
+_S = 1_000_000
+
+
+def test_rules_are_kept(database):
+    rules = PollRules(Results.AFTER_VOTE, False, 60, 12)
+    made = poll(database, rules=rules)
+    assert made.rules == rules
+    assert snapshot(database, made.poll_id).rules == rules
+    assert poll(database).rules == PollRules(Results.ALWAYS, True, None, None)
+
+
+def test_where_votes_stand_the_first_one_counts_and_another_is_refused(database):
+    here = open_poll(database, rules=FIXED).poll_id
+    store(database, vote(here, 1, 0, seq=2_000))
+    stored = store(database, vote(here, 1, 2, seq=2_001), vote(here, 2, 2, seq=2_002))
+    assert codes(stored) == [[(0, "vote_stands")]]
+    assert totals(database, here) == (1, 0, 1)
+    assert rows(database, "SELECT code FROM rejected_votes WHERE poll_id = %s", (here,)) == [("vote_stands",)]
+
+
+def test_where_votes_stand_the_first_of_one_transaction_counts(database):
+    here = open_poll(database, rules=FIXED).poll_id
+    batches = [
+        batch(vote(here, 1, 1, seq=2_000), vote(here, 1, 0, seq=2_001)),
+        batch(vote(here, 1, 2, seq=2_002)),
+    ]
+    assert codes(store_batches(database, batches, 5_000)) == [[(1, "vote_stands")], [(0, "vote_stands")]]
+    assert totals(database, here) == (0, 1, 0)
+
+
+def test_the_same_choice_again_is_no_change(database):
+    here = open_poll(database, rules=FIXED).poll_id
+    first = batch(vote(here, 1, 1, seq=2_000))
+    store_batches(database, [first], 5_000)
+    again = store_batches(database, [batch(vote(here, 1, 1, seq=2_001)), first], 5_001)
+    assert codes(again) == [[], []]
+    assert again.changed_polls == []
+    assert totals(database, here) == (0, 1, 0)
+
+
+def test_votes_stand_in_their_own_poll_alone(database):
+    fixed, free = open_poll(database, rules=FIXED).poll_id, open_poll(database).poll_id
+    for option in (0, 1):
+        store(database, vote(fixed, 1, option, seq=2_000 + option), vote(free, 2, option, seq=2_000 + option))
+    assert (totals(database, fixed), totals(database, free)) == ((1, 0, 0), (0, 1, 0))
+
+
+def test_a_poll_is_due_from_the_moment_on_at_which_its_time_is_over(database):
+    timed = open_poll(database, rules=PollRules(close_after_s=60))
+    open_poll(database)
+    poll(database, rules=PollRules(close_after_s=1))  # waits to be opened
+    end_us = OPENED_US + 60 * _S
+    assert timed.closes_at_us == end_us
+    assert poll_store.due_closes(database, end_us - 1) == []
+    assert poll_store.due_closes(database, end_us) == [(timed.poll_id, OPENED_US, end_us)]
+    closed = change(database, timed.poll_id, "closed", end_us - 5).poll
+    assert (closed.state, closed.closes_at_us) == (PollState.CLOSED, 0)
+    assert poll_store.due_closes(database, end_us) == []
+    # Opened again it is open for as long again
+    again = change(database, timed.poll_id, "open", end_us).poll
+    assert again.closes_at_us == end_us + 60 * _S
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        PollRules(Results.HOST),
+        PollRules(vote_change=False),
+        PollRules(close_after_s=1),
+        PollRules(max_participants=1),
+    ],
+)
+def test_rules_in_use_are_not_migrated_away(database, settings, rules):
+    poll(database, rules=rules)
+    with pytest.raises(peewee.InternalError, match="rules of their own"):
+        migrate_down(settings, to=2)
