@@ -13,7 +13,7 @@ from typing import Any
 from scripts.faults import chaos, cluster, everything
 from scripts.faults.load import Size
 from scripts.faults.stack import NotRunning, RunningStack
-from scripts.loadtest import report
+from scripts.loadtest import report, timeline
 from scripts.loadtest.fleet import CannotConnect, ProcessDied
 from scripts.loadtest.rest import RestError
 from scripts.stack.progress import StepFailed, say
@@ -33,6 +33,8 @@ def main() -> int:
         say("Stopped; everything runs again. Without the account: it needs the whole run.")
         return 130
     print(json.dumps(result) if options.json else report.render(result))
+    if options.draw:
+        timeline.draw(result, options.draw, f"{options.voters:,} voters while things break")
     say(f"longest time without an ack: {result['longest_pause_s']} s")
     return report.exit_status(result)
 
@@ -67,6 +69,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         help="a stack of its own on three brokers, whose leader is killed again and again (folder .run-cluster)",
     )
     parser.add_argument("--json", action="store_true", help="the report as one JSON object on stdout")
+    timeline.add_option(parser)
     wanted = parser.parse_args(words)
     if min(wanted.seconds, wanted.voters, wanted.rate, wanted.rooms) <= 0:
         parser.error("--seconds, --voters, --rate and --rooms must be positive")

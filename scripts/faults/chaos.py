@@ -10,7 +10,6 @@ from typing import Any
 from scripts.faults.load import Load, Size
 from scripts.faults.schedule import FREEZE, HOLD_DOWN, Blow, schedule
 from scripts.faults.stack import RunningStack
-from scripts.stack.progress import say
 
 SETTLE_S = 60.0
 
@@ -40,7 +39,7 @@ def strike(stack: RunningStack, load: Load, blows: list[Blow], seconds: float) -
     for at_s, work, text in sorted(_steps(stack, blows), key=lambda step: step[0]):
         load.watch(max(0.0, began + min(at_s, seconds) - time.monotonic()))
         if text:
-            say(text)
+            load.tell(text)
         load.during(work)
     load.watch(max(0.0, began + seconds - time.monotonic()))
 

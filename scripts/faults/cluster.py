@@ -50,7 +50,7 @@ def kill_leaders(load: Load, members: list[Broker], seconds: float) -> int:
         leader = load.during(lambda: _leader(members))
         if leader is None:
             continue
-        say(f"kill -9 of the leader, {leader.name}")
+        load.tell(f"kill -9 of the leader, {leader.name}")
         leader.victim.kill()
         kills += 1
         load.watch(1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from scripts.faults.load import Load, Size
 from scripts.faults.stack import RunningStack
-from scripts.stack.progress import StepFailed, say
+from scripts.stack.progress import StepFailed
 from scripts.stack.run_folder import ROOT
 
 UP_WITHIN_S = 180
@@ -22,7 +22,9 @@ def run(stack: RunningStack, seconds: float, size: Size, url: str = "") -> dict[
     """
     with Load(stack, size, url) as load:
         load.begin(seconds)
+        load.tell("kill -9 of everything")
         load.during(lambda: kill_and_start(stack))
+        load.tell("everything is up again")
         return load.settle(SETTLE_S)
 
 
@@ -32,7 +34,6 @@ def kill_and_start(stack: RunningStack) -> None:
     :raises StepFailed: it did not come up
     """
     options, environment = stack.shape(), _environment(stack)
-    say("kill -9 of everything")
     stack.kill_everything()
     log = stack.folder.log("up-again")
     with log.open("w") as out:
@@ -47,7 +48,6 @@ def kill_and_start(stack: RunningStack) -> None:
         )
     if done.returncode != 0:
         raise StepFailed("scripts/up failed", log)
-    say("everything is up again")
 
 
 def _environment(stack: RunningStack) -> dict[str, str]:

@@ -11,10 +11,11 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from scripts.faults.stack import RunningStack
-from scripts.loadtest import account, report, rest
+from scripts.loadtest import account, report, rest, timeline
 from scripts.loadtest.crowd import Progress
 from scripts.loadtest.fleet import Fleet, seat_voters
 from scripts.loadtest.voter import EAGER, Comeback
+from scripts.stack.progress import say
 
 T = TypeVar("T")
 
@@ -55,6 +56,7 @@ class Load:
         self._began = self._acked_at = self.struck_at = 0.0
         self._voting = False
         self.longest_pause_s = 0.0
+        self._events: list[dict[str, Any]] = []
 
     def __enter__(self) -> Load:
         self._fleet.__enter__()
@@ -92,6 +94,12 @@ class Load:
             while not running.done():
                 self._fleet.watch(_LOOK_EVERY_S)
         return running.result()
+
+    def tell(self, text: str) -> None:
+        """Say what happens now, and remember it for the report."""
+        at_s = time.monotonic() - self._began
+        say(f"{at_s:6.1f} s  {text}")
+        self._events.append({"at_s": round(at_s, 1), "text": text})
 
     def strike(self, work: Callable[[], None]) -> None:
         """Begin an outage, whose length ``hold`` counts from the end of ``work``."""
@@ -134,8 +142,10 @@ class Load:
         bases = list(dict.fromkeys([self._base, *self._stack.nodes]))
         held = account.settle(self._fleet.ledgers, bases, self._stack.dsn, patience_s, pause=self._fleet.watch)
         self._fleet.watch(0.5)
-        result = report.build_report(self._fleet.outcomes(), held, voted_s, time.process_time(), quiet)
-        return result | {"longest_pause_s": round(self.longest_pause_s, 1)}
+        outcomes = self._fleet.outcomes()
+        result = report.build_report(outcomes, held, voted_s, time.process_time(), quiet)
+        timed = {"timeline": timeline.seconds_of(outcomes), "events": self._events}
+        return result | timed | {"longest_pause_s": round(self.longest_pause_s, 1)}
 
     def _note(self, progress: Progress) -> None:
         now = time.monotonic()

@@ -27,7 +27,7 @@ class Blow:
 
     def __str__(self) -> str:
         held = "" if self.action == KILL else f" for {self.for_s:.1f} s"
-        return f"{self.at_s:6.1f} s  {self.action} {self.name}{held}"
+        return f"{self.action} {self.name}{held}"
 
 
 def schedule(seed: int, seconds: float, names: Sequence[str]) -> list[Blow]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 
-from scripts.loadtest import account, report, rest
+from scripts.loadtest import account, report, rest, timeline
 from scripts.loadtest.crowd import Progress
 from scripts.loadtest.fleet import CannotConnect, Fleet, ProcessDied, fitting_processes, seat_voters
 from scripts.loadtest.voter import BROWSER, EAGER
@@ -59,6 +59,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--keep-open", action="store_true", help="leave the polls open at the end")
     parser.add_argument("--json", action="store_true", help="the report as one JSON object on stdout")
+    timeline.add_option(parser)
     wanted = parser.parse_args(words)
     if wanted.voters < 1 or wanted.rooms < 1 or wanted.seconds <= 0 or (wanted.processes or 1) < 1:
         parser.error("--voters, --rooms, --processes and --seconds must be positive")
@@ -99,6 +100,8 @@ def main(words: Sequence[str]) -> int:
     except (CannotConnect, ProcessDied) as error:
         return _unusable(str(error))
     print(json.dumps(result) if wanted.json else report.render(result))
+    if wanted.draw:
+        timeline.draw(result, wanted.draw, f"{wanted.voters:,} voters in {wanted.rooms} rooms")
     return report.exit_status(result)
 
 
@@ -152,7 +155,8 @@ def run_load(
     bar.clear()
     if not wanted.close and not wanted.keep_open:
         close_rooms(bases[0], rooms)
-    return report.build_report(outcomes, held, wanted.seconds, time.process_time(), quiet)
+    result = report.build_report(outcomes, held, wanted.seconds, time.process_time(), quiet)
+    return result | {"timeline": timeline.seconds_of(outcomes)}
 
 
 def close_rooms(base: rest.Base, rooms: Sequence[rest.Room]) -> None:

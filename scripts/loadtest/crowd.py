@@ -105,12 +105,25 @@ class SocketSeen:
     away_s: float
 
 
+@dataclass(frozen=True)
+class Look:
+    """How far a process was at a time (monotonic seconds): ``answers`` counts its latencies so far."""
+
+    at: float
+    answers: int
+    refused: int
+
+
 @dataclass
 class Outcome:
-    """Everything a process knows. ``last_ack_at`` per room, monotonic seconds. ``gave_up``: voters gone for good."""
+    """Everything a process knows. ``last_ack_at`` per room, monotonic seconds. ``gave_up``: voters gone for good.
+
+    ``looks``: from the start of the voting on, some 0.2 s apart.
+    """
 
     ledgers: list[VoterLedger]
     latencies_ms: "array[float]"
+    looks: list[Look]
     counts: Counts
     sockets: list[SocketSeen]
     last_ack_at: dict[str, float]
@@ -128,6 +141,7 @@ class Crowd:
         self._plan = plan
         self._counts = Counts()
         self._latencies_ms = array("f")
+        self._looks: list[Look] = []
         self._schedule: Schedule = OpenLoop(plan.rate) if plan.rate else ClosedLoop()
         self._voting = False
         self._voting_cpu_s = 0.0
@@ -153,6 +167,8 @@ class Crowd:
             now = monotonic()
             for voter in self._voters:
                 voter.check_pulse(now)
+            if self._looks:
+                self._look()
             if select.select([], [news], [], 0)[1]:  # A parent that is busy elsewhere must not hold up the voters.
                 self._tell(news, self.progress())
         loop.remove_reader(orders.fileno())
@@ -199,11 +215,15 @@ class Crowd:
         gc.collect()
         gc.freeze()
         self._voting = True
+        self._look()
         self._voting_cpu_s = -time.process_time()
         loop = asyncio.get_running_loop()
         loop.call_later(order.window_s, self._end_window)
         loop.call_later(order.window_s + order.tail_s, self._stop)
         self._schedule.start()
+
+    def _look(self) -> None:
+        self._looks.append(Look(monotonic(), len(self._latencies_ms), sum(self._counts.refusals.values())))
 
     def _end_window(self) -> None:
         self._acked_in_window = self._counts.acked
@@ -232,6 +252,7 @@ class Crowd:
         return Outcome(
             ledgers=[voter.ledger for voter in self._voters],
             latencies_ms=self._latencies_ms,
+            looks=self._looks,
             counts=self._counts,
             sockets=[_seen(voter) for voter in self._voters],
             last_ack_at=last_ack_at,

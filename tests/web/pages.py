@@ -1,5 +1,6 @@
 """What a person does on the pages, in a person's words. Every wait has a deadline."""
 
+import re
 from dataclasses import dataclass
 
 from playwright.sync_api import Locator, Page, expect
@@ -15,6 +16,23 @@ BROWSER_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+RIGHT_WITHIN_S = 3.0  # of the line's return; of several returns the middle one counts, since machines are busy at times
+# The page's own clock, so that it does not matter how often a test looks.
+WATCH = """
+(option) => {
+  const part = (id) => document.querySelector(`[data-testid="${id}"]`);
+  const look = () => {
+    const isRight = part("connection").dataset.state === "connected" && part("vote-state").dataset.state === "counted"
+      && part(`option-${option}`).getAttribute("aria-pressed") === "true";
+    const { documentElement: { dataset } } = document;
+    if (isRight !== "rightAt" in dataset) isRight ? (dataset.rightAt = Date.now()) : delete dataset.rightAt;
+  };
+  delete document.documentElement.dataset.rightAt;
+  new MutationObserver(look).observe(document.body, { subtree: true, attributes: true });
+}
+"""
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,16 @@ class ParticipantPage(VotemillPage):
         self.taps(option)
         self.sees_own_vote(option)
         self.sees_state("vote-state", "counted")
+
+    def watches_for(self, option: int) -> None:
+        """Note from now on, in the page itself, when it is right: connected, and this vote counted."""
+        self.page.evaluate(WATCH, option)
+
+    def right_at(self) -> float:
+        """When it was right at last, in seconds since the epoch."""
+        page = self.page.locator("html")
+        expect(page).to_have_attribute("data-right-at", re.compile(r"\d+"), timeout=WAIT_MS)
+        return int(page.get_attribute("data-right-at") or "") / 1000
 
     def sees_own_vote(self, option: int) -> None:
         expect(self.part(f"option-{option}")).to_have_attribute("aria-pressed", "true", timeout=WAIT_MS)

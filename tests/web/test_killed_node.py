@@ -2,13 +2,15 @@
 
 import os
 import signal
+import statistics
+import time
 from pathlib import Path
 
 import psycopg2
 import pytest
 
 from tests.breakable import addresses, base_url, database_url, run_dir, second_stack
-from tests.web.pages import ParticipantPage
+from tests.web.pages import RIGHT_WITHIN_S, ParticipantPage
 
 # A node is killed.
 __all__ = ["addresses", "base_url", "database_url", "run_dir"]
@@ -30,13 +32,16 @@ def test_a_node_killed_in_mid_vote_loses_no_vote_and_counts_none_twice(
     for person in people:
         person.votes(0)
     # When a node is killed while they move to other options
+    for person, option in zip(people, (1, 1, 2, 2), strict=True):
+        person.watches_for(option)
     victim = int((run_dir / "pids" / "node-1.pid").read_text())
     for person in people[:2]:
         person.taps(1)
+    killed_at = time.time()
     os.kill(victim, signal.SIGKILL)
     for person in people[2:]:
         person.taps(2)
-    # Then all pages are right, and the database has each vote once
+    # Then all pages are right, soon, and the database has each vote once
     for person, option in zip(people, (1, 1, 2, 2), strict=True):
         person.sees_state("vote-state", "counted")
         person.sees_own_vote(option)
@@ -44,6 +49,8 @@ def test_a_node_killed_in_mid_vote_loses_no_vote_and_counts_none_twice(
     host.closes_voting()
     for person in people:
         person.sees_state("poll-state", "final")
+    took_s = [person.right_at() - killed_at for person in people]
+    assert statistics.median(took_s) < RIGHT_WITHIN_S, took_s
     connection = psycopg2.connect(database_url)
     with connection, connection.cursor() as cursor:
         cursor.execute(

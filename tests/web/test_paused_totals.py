@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 
 from scripts.faults.stack import RunningStack
 from tests.breakable import addresses, base_url, run_dir, second_stack
+from tests.web.accessibility import violations
 from tests.web.pages import WAIT_MS, ParticipantPage, VotemillPage
 
 # Redis is taken away.
@@ -37,6 +38,7 @@ def test_host_and_big_screen_say_that_totals_are_paused_and_catch_up(create_poll
     for viewer in (host, screen):
         expect(viewer.part("totals-note")).to_contain_text("Live totals are paused", timeout=WAIT_MS)
         expect(viewer.part("totals-note")).to_be_in_viewport(ratio=1)
+        assert violations(viewer.page, {}) == []
     ada.taps(1)
     # Then they say it no longer when it is back, and the vote of meanwhile is in the totals
     stack["redis"].thaw()

@@ -4,6 +4,7 @@ import { Refusal } from "./refusal.js";
 import { Signals } from "./signals.js";
 
 const ANSWER_WITHIN_MS = 5000;
+const LOOK_MS = 1000;
 const SILENT_MS = 40000; // longer than the time between two of the server's pings
 
 /**
@@ -19,10 +20,14 @@ export class Connection extends Signals {
   #refusedBackoff = new Backoff();
   #timer = null;
   #heardAtMs = 0;
+  #url;
+  #attempt = 0;
+  #hadHung = false;
 
   /** @param credentials returns what the handshake carries as `auth`, so that the server may resume at once. */
   constructor(url, credentials) {
     super();
+    this.#url = url;
     this.#credentials = credentials;
     this.#socket = io(url, {
       autoConnect: false,
@@ -97,12 +102,37 @@ export class Connection extends Signals {
       // The library takes a disconnect by the server as final. A node that drains says it too, and another one waits.
       if (reason === "io server disconnect") this.#openAgainIn(this.#refusedBackoff.nextMs());
     });
+    this.#socket.io.on("reconnect_attempt", () => this.#lookWhileItHangs());
     this.#socket.on("connect_error", (error) => {
       this.#set("reconnecting", error.data?.error ?? "");
       this.#allowPolling();
       const wasRefused = !this.#socket.active;
+      this.#attempt += 1;
       if (wasRefused) this.#openAgainIn(this.#refusedBackoff.nextMs(Refusal.fromAnswer(error.data).retryAfterS));
     });
+  }
+
+  /**
+   * A handshake that began where packets vanish hangs on for seconds after the line is back. Small requests find that
+   * out; then another handshake is begun, once: on a slow line it needs its time.
+   */
+  async #lookWhileItHangs() {
+    const attempt = (this.#attempt += 1);
+    const isStillHanging = () => attempt === this.#attempt && !this.isConnected && this.state.phase !== "idle";
+    if (this.#hadHung) {
+      this.#hadHung = false;
+      return;
+    }
+    while (true) {
+      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+      if (!isStillHanging()) return;
+      const look = { cache: "no-store", signal: AbortSignal.timeout(LOOK_MS) };
+      const isThere = await fetch(new URL("/api/health/live", this.#url), look).then(({ ok }) => ok, () => false);
+      if (!isThere || !isStillHanging()) continue;
+      this.#hadHung = true;
+      this.#renew();
+      return;
+    }
   }
 
   /** Some networks let no WebSocket through; but where one has worked, polling would only add load in an outage. */
