@@ -274,6 +274,8 @@ class Rooms:
         room = self._rooms.get(poll.room_code)
         if room is None or room.poll.poll_id != poll.poll_id:
             room = self._rooms[poll.room_code] = Room(poll, self._limits.room_votes(poll.room_code))
+            if 0 < poll.closes_at_us <= now_us():
+                room.closing_us = poll.closes_at_us
             self._missing.pop(poll.room_code, None)
             self._evict()
         room.learn(poll)

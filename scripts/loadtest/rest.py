@@ -100,9 +100,10 @@ def open_room(base: Base, number: int, options: int) -> Room:
     return open_poll(base, f"Load poll {number}", [f"Option {index + 1}" for index in range(options)])
 
 
-def open_poll(base: Base, question: str, options: Sequence[str]) -> Room:
+def open_poll(base: Base, question: str, options: Sequence[str], **rules: object) -> Room:
     """Create this poll and open it for voting."""
-    poll = call_patiently(base, "POST", "/api/polls", {"question": question, "options": list(options)})
+    wanted = {"question": question, "options": list(options)} | ({"rules": rules} if rules else {})
+    poll = call_patiently(base, "POST", "/api/polls", wanted)
     room = Room(str(poll["roomCode"]), str(poll.get("hostToken") or ""), len(options))
     change_state(base, room, "open")
     return room

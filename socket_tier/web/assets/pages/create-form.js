@@ -37,15 +37,16 @@ async function submit() {
   }
 }
 
-/** A rule that is as usual is left out. */
+/** A rule that is as usual is left out; undefined when all are: a node of before knows of none. */
 function chosenRules() {
   const [results, seconds, most] = ["rule-results", "rule-close", "rule-most"].map((id) => byTestId(id).value);
-  return {
+  const rules = {
     ...(results !== "always" && { results }),
     ...(!byTestId("rule-change").checked && { voteChange: false }),
     ...(seconds && { closeAfterS: Number(seconds) }),
     ...(most.trim() && { maxParticipants: Number(most) }),
   };
+  return Object.keys(rules).length ? rules : undefined;
 }
 
 function checkMost() {

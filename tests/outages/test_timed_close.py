@@ -1,0 +1,44 @@
+"""A poll that closes by itself does so at its time, whatever is away."""
+
+from __future__ import annotations
+
+import pytest
+
+from scripts.faults.guest import Guest
+from scripts.faults.stack import RunningStack
+from scripts.loadtest import rest
+from scripts.stack.supervision import wait_until
+from tests.breakable import first_stack
+from tests.outages import probes
+
+pytestmark = first_stack
+_OPEN_S = 6
+
+
+@pytest.mark.parametrize("away", ["postgres", "redis"])
+def test_voting_ends_on_every_node_at_its_time_and_the_commit_follows(stack: RunningStack, away: str) -> None:
+    # Given an open poll with a participant on each node
+    room = rest.open_poll(stack.nodes[0], "Tea?", ["Yes", "No", "Later"], closeAfterS=_OPEN_S)
+    guests = [Guest(node) for node in stack.nodes]
+    for number, guest in enumerate(guests):
+        assert guest.join(room.code, f"Guest {number}").success
+        assert guest.vote(room.code, 0).success
+    # When a server hangs before the time is over, and votes are still taken
+    stack[away].freeze()
+    for guest in guests:
+        assert guest.vote(room.code, 1).success
+
+    def state(node: rest.Base) -> object:
+        return probes.read_poll(node, room.code).body.get("state")
+
+    # Then every node ends the voting
+    wait_until(lambda: all(state(node) == "closed" for node in stack.nodes), _OPEN_S + 10, "voting did not end")
+    for guest in guests:
+        assert guest.vote(room.code, 2).body["error"] == "Voting is not open"
+    # And the close is committed when it can be, with all votes from before it and none from after
+    stack[away].thaw()
+    wait_until(lambda: all(rest.totals(node, room.code).final for node in stack.nodes), 40, "the close was not applied")
+    for node in stack.nodes:
+        assert rest.totals(node, room.code).votes == (0, len(guests), 0)
+    for guest in guests:
+        guest.close()
