@@ -54,7 +54,10 @@ class CommandMessage(_RabbitmqMessage):
 
 
 class CommandBroker(RabbitmqBroker):
-    """Delivers commands to actors, and every command to exactly one end: acked, given back or dead-lettered."""
+    """Delivers commands to actors, and every command to exactly one end: acked, given back or dead-lettered.
+
+    Of several with different priorities the highest takes all it has room for in its prefetch, the next what is left.
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class CommandBroker(RabbitmqBroker):
         dead_letters: DeadLetters,
         metrics: WorkerMetrics,
         prefetch: int,
+        priority: int | None = None,
     ) -> None:
         super().__init__(confirm_delivery=True, middleware=middleware)
         self._name = f"{settings.worker.name} consumer"
@@ -72,6 +76,7 @@ class CommandBroker(RabbitmqBroker):
         self.stopping = threading.Event()
         self.hold_s = settings.worker.outage_hold_s
         self._prefetch = prefetch
+        self._arguments = None if priority is None else {"x-priority": priority}
         self._work: queue.PriorityQueue[_WorkQueueItem] | None = None
 
     def use(self, settings: BrokerSettings) -> None:
@@ -88,7 +93,7 @@ class CommandBroker(RabbitmqBroker):
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> "CommandConsumer":
         """Prefetch comes from the settings: what is prefetched doesn't count against the queue's limit."""
         prefetch = self._prefetch if queue_name == q_name(queue_name) else _DELAYED_PREFETCH
-        return CommandConsumer(self, queue_name, prefetch, timeout)
+        return CommandConsumer(self, queue_name, prefetch, timeout, self._arguments)
 
     def put_back(self, message: CommandMessage) -> None:
         """Behind everything of the same priority that this worker holds."""
@@ -111,7 +116,9 @@ class CommandConsumer(_RabbitmqConsumer):
 
     broker: CommandBroker
 
-    def __init__(self, broker: CommandBroker, queue_name: str, prefetch: int, timeout: int) -> None:
+    def __init__(
+        self, broker: CommandBroker, queue_name: str, prefetch: int, timeout: int, arguments: dict[str, int] | None
+    ) -> None:
         self.broker = broker
         self.queue_name = queue_name
         self.logger = log
@@ -126,7 +133,7 @@ class CommandConsumer(_RabbitmqConsumer):
             topology.declare(self.channel)
             topology.declare_queue(self.channel, q_name(queue_name))
             self.channel.basic_qos(prefetch_count=prefetch)
-            self.iterator = self.channel.consume(queue_name, inactivity_timeout=timeout / 1000)
+            self.iterator = self.channel.consume(queue_name, arguments=arguments, inactivity_timeout=timeout / 1000)
         except (*_TROUBLE, OSError) as error:
             if self.connection.is_open:
                 self.connection.close()  # a queue of another kind, for example: tried again and again, never piled up

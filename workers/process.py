@@ -1,6 +1,7 @@
 """What one worker process is made of, and the order in which it starts and stops."""
 
 import logging
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ ROLES = {
 
 # An actor that waits out an outage answers by itself; this ends one that does not.
 _BEYOND_HOLD_S = 60
+_PRIORITIES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,13 @@ class WorkerProcess:
             SafeRetries(self.metrics),
         ]
         worker = self.settings.worker
-        prefetch = worker.vote_prefetch if self.role == "votes" else worker.prefetch
+        votes = self.role == "votes"
+        prefetch = worker.vote_prefetch if votes else worker.prefetch
+        # One vote worker takes all as long as it keeps up, and the next what is left: shared out evenly, each one's
+        # transactions would fold fewer votes, and wait for the others' row locks.
+        priority = random.randrange(_PRIORITIES) if votes else None
         dramatiq.set_encoder(CommandEncoder())
-        broker = CommandBroker(self.settings, middleware, self.dead_letters, self.metrics, prefetch)
+        broker = CommandBroker(self.settings, middleware, self.dead_letters, self.metrics, prefetch, priority)
         dramatiq.set_broker(broker)
         return broker
 

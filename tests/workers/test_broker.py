@@ -12,11 +12,12 @@ from models.wire.envelope import wrap
 from tests.workers import given
 from tests.workers.conftest import eventually
 from workers.actors import AUDIT_LAST, HOST_FIRST, Lane, declare
-from workers.broker import CommandMessage
+from workers.broker import CommandBroker, CommandMessage
 from workers.dead_letters import DeadLetters
 from workers.encoder import CommandEncoder
 from workers.errors import GiveBack, StepAside
-from workers.outbox import Unconfirmed
+from workers.metrics import WorkerMetrics
+from workers.outbox import Outbox, Unconfirmed
 
 
 @pytest.fixture
@@ -210,3 +211,31 @@ def test_members_and_reports_leave_threads_for_hosts():
         pytest.fail("two threads in a lane for one")
     with lane:
         pass
+
+
+def test_of_two_vote_workers_one_takes_all_it_has_room_for(settings, amqp, queues):
+    # Given two that have room for three messages each, and different priorities
+    metrics = WorkerMetrics(settings, "votes")
+    outbox = Outbox(settings.broker, metrics, "outbox under test")
+    takers = [
+        CommandBroker(settings, [], DeadLetters(outbox, metrics), metrics, 3, priority).consume(queues["votes"])
+        for priority in (7, 8)
+    ]
+    # When more come than one has room for
+    for _ in range(5):
+        amqp.send(no_batch())
+    taken = [[], []]
+
+    def all_taken():
+        for taker, mine in zip(takers, taken, strict=True):
+            if (message := next(taker)) is not None:
+                mine.append(message)
+        return sum(map(len, taken)) == 5
+
+    eventually(all_taken)
+    # Then the other has what was left
+    assert [len(mine) for mine in taken] == [2, 3]
+    for taker, mine in zip(takers, taken, strict=True):
+        for message in mine:
+            taker.ack(message)
+        taker.close()
