@@ -3,10 +3,12 @@
 - ``unit``: no server but what the test itself starts
 - ``contract``: a client's view of the service; all it receives is held against openapi.yaml and asyncapi.yaml
 - ``integration``: the other tests on real servers
-- ``browser``: a person's view, in Chromium
+- ``browser``: a person's view, in Chromium, and all else about the pages, for which npm's packages must be there
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -14,11 +16,13 @@ STAGES = ("unit", "contract", "integration", "browser")
 _SERVERS = {"run_dir", "base_url", "node_urls", "database_url", "amqp_url", "redis_url", "breakable_run_dir"}
 _CLIENTS = {"new_browser", "rest"}
 _CHROMIUM = {"chromium_path"}
+_PAGES = Path(__file__).with_name("web")
 
 
-def stage_of(needs: set[str]) -> str:
-    """By the names of a test's fixtures, with those that they need in turn."""
-    if needs & _CHROMIUM:
+def stage_of(item: pytest.Item) -> str:
+    """By where a test is, and by the names of its fixtures, with those that they need in turn."""
+    needs = set(getattr(item, "fixturenames", ()))
+    if _PAGES in item.path.parents or needs & _CHROMIUM:
         return "browser"
     if not needs & _SERVERS:
         return "unit"
@@ -33,6 +37,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = config.getoption("--stage")
     if not wanted:
         return
-    chosen = [item for item in items if stage_of(set(getattr(item, "fixturenames", ()))) == wanted]
+    chosen = [item for item in items if stage_of(item) == wanted]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen

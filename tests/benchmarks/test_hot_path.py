@@ -44,7 +44,7 @@ def seat() -> Any:
     """A socket whose voter has joined an open poll of four options."""
     poll = SimpleNamespace(poll_id=7, options=("a", "b", "c", "d"))
     endless = SimpleNamespace(left=float("inf"))
-    room = SimpleNamespace(code=ROOM, poll=poll, open_since_us=1, votes=endless)
+    room = SimpleNamespace(code=ROOM, poll=poll, open_since_us=1, votes=endless, vote_stands=False)
     member = Member(PARTICIPANT, "Ann")
     session = SimpleNamespace(sid="s", participants={ROOM: (room, member)}, address_votes=endless)
     return SimpleNamespace(voter=session, push=ignore)
@@ -53,7 +53,7 @@ def seat() -> Any:
 async def test_the_lane_decodes_a_vote_and_hands_it_over(benchmark, seat):
     buffer = Buffer()
     shedding = SimpleNamespace(vote=ignore)
-    lane = VoteLane(cast(Any, buffer), cast(Any, SimpleNamespace(note=ignore)), cast(Any, shedding), 64)
+    lane = VoteLane(cast(Any, buffer), cast(Any, SimpleNamespace(note=ignore)), cast(Any, shedding), 64, ignore)
     assert benchmark(lane, seat, MESSAGE) is True
     assert buffer.last is not None
     assert (buffer.last.poll_id, buffer.last.participant_id, buffer.last.option_index) == (7, PARTICIPANT, 2)
