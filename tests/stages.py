@@ -19,10 +19,9 @@ _CHROMIUM = {"chromium_path"}
 _PAGES = Path(__file__).with_name("web")
 
 
-def stage_of(item: pytest.Item) -> str:
+def stage_of(file: Path, needs: set[str]) -> str:
     """By where a test is, and by the names of its fixtures, with those that they need in turn."""
-    needs = set(getattr(item, "fixturenames", ()))
-    if _PAGES in item.path.parents or needs & _CHROMIUM:
+    if _PAGES in file.parents or needs & _CHROMIUM:
         return "browser"
     if not needs & _SERVERS:
         return "unit"
@@ -37,6 +36,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = config.getoption("--stage")
     if not wanted:
         return
-    chosen = [item for item in items if stage_of(item) == wanted]
+    chosen = [item for item in items if stage_of(item.path, set(getattr(item, "fixturenames", ()))) == wanted]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen

@@ -166,7 +166,9 @@ def test_the_workflows_run_every_stage_and_nothing_beside_them() -> None:
 
 
 def test_a_test_belongs_to_the_stage_whose_servers_it_needs() -> None:
-    assert stage_of({"tmp_path", "capsys"}) == "unit"
-    assert stage_of({"rest", "base_url"}) == "contract"
-    assert stage_of({"database_url"}) == "integration"
-    assert stage_of({"chromium_path", "base_url"}) == "browser"
+    here = Path(__file__)
+    assert stage_of(here, {"tmp_path", "capsys"}) == "unit"
+    assert stage_of(here, {"rest", "base_url"}) == "contract"
+    assert stage_of(here, {"database_url"}) == "integration"
+    assert stage_of(here, {"chromium_path", "base_url"}) == "browser"
+    assert stage_of(here.parents[1] / "web" / "test_assets.py", set()) == "browser"
