@@ -4,12 +4,11 @@ from typing import Any
 
 UP = """
 ALTER TABLE polls
-    ADD COLUMN results text NOT NULL DEFAULT 'always'
-        CHECK (results IN ('always', 'after-vote', 'after-close', 'host')),
+    ADD COLUMN results text NOT NULL DEFAULT 'always',
     ADD COLUMN vote_change boolean NOT NULL DEFAULT true,
-    ADD COLUMN close_after_s integer CHECK (close_after_s > 0),
-    ADD COLUMN max_participants integer CHECK (max_participants > 0);
-COMMENT ON COLUMN polls.results IS 'who sees the totals while the poll is not closed';
+    ADD COLUMN close_after_s integer,
+    ADD COLUMN max_participants integer;
+COMMENT ON COLUMN polls.results IS 'who sees the totals until it is closed: always, after-vote, after-close or host';
 COMMENT ON COLUMN polls.close_after_s IS 'each voting period ends by itself after so many seconds';
 CREATE INDEX polls_timed ON polls (id) WHERE state = 'open' AND close_after_s IS NOT NULL;
 """

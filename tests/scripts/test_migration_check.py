@@ -93,24 +93,24 @@ def test_every_migration_goes_down_and_up_again_with_votes_and_under_votes(
 
 
 def test_what_the_version_in_service_cant_bear_is_refused(settings: DatabaseSettings, folder: Path) -> None:
-    write(folder, "0003_new", *together(CONTRACTED))
+    write(folder, "9003_new", *together(CONTRACTED))
     found = refused(settings, folder)
-    assert {f"0003_new: {message}" for *_, message in CONTRACTED} <= {*found}, found
+    assert {f"9003_new: {message}" for *_, message in CONTRACTED} <= {*found}, found
 
 
 def test_a_way_down_that_leaves_something_is_refused(settings: DatabaseSettings, folder: Path) -> None:
-    write(folder, "0003_new", "ALTER TABLE polls ADD COLUMN spare text", "SELECT 1")
-    assert refused(settings, folder)[0] == "0003_new: its way down leaves other tables than before: polls"
+    write(folder, "9003_new", "ALTER TABLE polls ADD COLUMN spare text", "SELECT 1")
+    assert refused(settings, folder)[0] == "9003_new: its way down leaves other tables than before: polls"
 
 
 def test_what_holds_votes_up_or_loses_what_is_stored_is_refused(settings: DatabaseSettings, folder: Path) -> None:
-    write(folder, "0003_new", *together(HELD_UP), 'EXCUSES = {"contract": "is not what is tried here"}')
+    write(folder, "9003_new", *together(HELD_UP), 'EXCUSES = {"contract": "is not what is tried here"}')
     plain = INDEX.format("votes_seq_too")
-    write(folder, "0004_plain", plain, "DROP INDEX CONCURRENTLY votes_seq_too", "atomic = False")
+    write(folder, "9004_plain", plain, "DROP INDEX CONCURRENTLY votes_seq_too", "atomic = False")
     found = refused(settings, folder)
     for *_, message in HELD_UP:
-        assert any(problem.startswith(f"0003_new: {message}") for problem in found), (message, found)
-    assert f"0004_plain: {plain}: without CONCURRENTLY nobody can write meanwhile" in found
+        assert any(problem.startswith(f"9003_new: {message}") for problem in found), (message, found)
+    assert f"9004_plain: {plain}: without CONCURRENTLY nobody can write meanwhile" in found
 
 
 def test_what_is_done_as_it_should_be_is_let_through(
@@ -118,14 +118,14 @@ def test_what_is_done_as_it_should_be_is_let_through(
 ) -> None:
     # Given a column that the version in service has, and uses no more
     add, take_away = "ALTER TABLE polls ADD COLUMN spare text", "ALTER TABLE polls DROP COLUMN spare"
-    write(folder, "0003_spare", add, take_away)
-    released = Released(RELEASED.migrations | {"0003_spare"}, frozenset({"polls.spare"}))
+    write(folder, "9003_spare", add, take_away)
+    released = Released(RELEASED.migrations | {"9003_spare"}, frozenset({"polls.spare"}))
     # When it is taken away, an index is built beside the votes, and one under a lock, for a reason
-    write(folder, "0004_unspare", take_away, add)
+    write(folder, "9004_unspare", take_away, add)
     concurrently = INDEX.format("votes_seq").replace("INDEX", "INDEX CONCURRENTLY")
-    write(folder, "0005_index", concurrently, "DROP INDEX CONCURRENTLY votes_seq", "atomic = False")
+    write(folder, "9005_index", concurrently, "DROP INDEX CONCURRENTLY votes_seq", "atomic = False")
     excuse = 'EXCUSES = {"lock": "nobody votes at night"}'
-    write(folder, "0006_excused", INDEX.format("votes_seq_too"), "DROP INDEX votes_seq_too", excuse)
+    write(folder, "9006_excused", INDEX.format("votes_seq_too"), "DROP INDEX votes_seq_too", excuse)
     # Then nothing is refused, and the excuse is shown
     assert refused(settings, folder, released) == []
     assert "Excused: nobody votes at night" in capsys.readouterr().out

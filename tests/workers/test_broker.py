@@ -218,9 +218,12 @@ def test_of_two_vote_workers_one_takes_all_it_has_room_for(settings, amqp, queue
     metrics = WorkerMetrics(settings, "votes")
     outbox = Outbox(settings.broker, metrics, "outbox under test")
     takers = [
-        CommandBroker(settings, [], DeadLetters(outbox, metrics), metrics, 3, priority).consume(queues["votes"])
+        CommandBroker(settings, [], DeadLetters(outbox, metrics), metrics, 3, priority).consume(
+            queues["votes"], timeout=50
+        )
         for priority in (7, 8)
     ]
+    assert [next(taker) for taker in takers] == [None, None]  # both take part from the first look on
     # When more come than one has room for
     for _ in range(5):
         amqp.send(no_batch())
