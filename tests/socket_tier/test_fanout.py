@@ -220,6 +220,6 @@ async def test_a_listener_that_takes_its_cancelling_for_a_time_out_is_ended_all_
     async with asyncio.timeout(20):
         await here.fanout.close()
     assert swallowed.is_set()
-    listener.cancel()
-    await asyncio.gather(listener, return_exceptions=True)
+    here.fanout.thread = listener  # which may listen on once, too
+    await here.fanout.close()
     await here.pipeline.close()
