@@ -29,9 +29,12 @@ SELECT p.id, cardinality(p.options), p.final, p.state, p.vote_change, v.opened_a
 FROM polls p LEFT JOIN voting_periods v ON v.poll_id = p.id WHERE p.id = ANY(%(polls)s::bigint[]) ORDER BY v.ordinal
 """
 
+# One index lookup per vote, as in UPSERT_VOTES.
 READ_STANDING = """
-SELECT poll_id, participant_id, option_index FROM votes
-JOIN unnest(%s::bigint[], %s::uuid[]) AS t (poll_id, participant_id) USING (poll_id, participant_id)
+SELECT t.poll_id, t.participant_id, standing.option_index
+FROM unnest(%s::bigint[], %s::uuid[]) AS t (poll_id, participant_id), LATERAL (
+  SELECT option_index FROM votes v WHERE v.poll_id = t.poll_id AND v.participant_id = t.participant_id OFFSET 0
+) AS standing
 """
 
 # The poll rows are locked, so ``old`` can't be out of date; ordered, so that the index is walked once and stubs can't
