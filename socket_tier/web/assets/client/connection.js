@@ -22,7 +22,6 @@ export class Connection extends Signals {
   #heardAtMs = 0;
   #url;
   #attempt = 0;
-  #hadHung = false;
 
   /** @param credentials returns what the handshake carries as `auth`, so that the server may resume at once. */
   constructor(url, credentials) {
@@ -114,22 +113,17 @@ export class Connection extends Signals {
 
   /**
    * A handshake that began where packets vanish hangs on for seconds after the line is back. Small requests find that
-   * out; then another handshake is begun, once: on a slow line it needs its time.
+   * out; then another one is begun, which nobody looks at: on a slow line it needs its time.
    */
   async #lookWhileItHangs() {
     const attempt = (this.#attempt += 1);
     const isStillHanging = () => attempt === this.#attempt && !this.isConnected && this.state.phase !== "idle";
-    if (this.#hadHung) {
-      this.#hadHung = false;
-      return;
-    }
     while (true) {
       await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
       if (!isStillHanging()) return;
       const look = { cache: "no-store", signal: AbortSignal.timeout(LOOK_MS) };
       const isThere = await fetch(new URL("/api/health/live", this.#url), look).then(({ ok }) => ok, () => false);
       if (!isThere || !isStillHanging()) continue;
-      this.#hadHung = true;
       this.#renew();
       return;
     }
