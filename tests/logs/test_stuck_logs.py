@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from scripts.stack.run_folder import ROOT
+from scripts.stack.supervision import wait_until
 from scripts.tracing import parse
 from tests.socket_tier.extra_node import ExtraNode
 
@@ -59,6 +60,8 @@ def votes_worker(log: Path, **settings: str) -> Iterator[subprocess.Popen[bytes]
             [sys.executable, "-m", "workers", "votes"], env=env, cwd=ROOT, stdout=out, stderr=out
         )
     try:
+        # Votes go to the vote worker that was started last
+        wait_until(lambda: "worker_started" in log.read_text(), 60, "the worker has not started", log)
         yield process
     finally:
         process.terminate()
