@@ -22,9 +22,10 @@ COOKIE = "votemill-node"
 class Balancer:
     """HAProxy of the test stack."""
 
-    def __init__(self, url: str, log: Path) -> None:
+    def __init__(self, url: str, logs: Path) -> None:
         self.url = url
-        self._log = log
+        self._logs = logs
+        self._log = logs / "haproxy.log"
 
     async def cookies(self, nodes: int) -> list[str]:
         """A cookie for each node, in no order."""
@@ -40,6 +41,20 @@ class Balancer:
 
             await eventually(all_seen, f"cookies of {nodes} nodes")
         return sorted(found)
+
+    async def behind(self, cookie: str) -> str:
+        """The node that a cookie leads to, by its log."""
+        async with (
+            aiohttp.ClientSession(cookies={COOKIE: cookie}) as session,
+            session.get(f"{self.url}/api/polls/ABCDEF") as answer,
+        ):
+            correlation_id = answer.headers["X-Correlation-Id"]
+
+        def node() -> str | None:
+            logs = self._logs.glob("node-?.log")
+            return next((log.stem for log in logs if correlation_id in log.read_text()), None)
+
+        return await eventually(node, "a node that has served this")
 
     @asynccontextmanager
     async def says(self, words: str) -> AsyncIterator[None]:

@@ -33,7 +33,7 @@ EVERY_KIND = (*KINDS, POLLING_ONLY)
 
 @pytest.fixture
 def balancer(base_url: str, run_dir: Path) -> Balancer:
-    return Balancer(base_url, run_dir / "log" / "haproxy.log")
+    return Balancer(base_url, run_dir / "log")
 
 
 @pytest.fixture
@@ -45,34 +45,11 @@ async def stack(run_dir: Path) -> AsyncIterator[RunningStack]:
 
 
 @pytest.fixture
-async def cookies(balancer: Balancer, node_urls: list[str], rest: Rest) -> dict[str, str]:
+async def cookies(balancer: Balancer, node_urls: list[str]) -> dict[str, str]:
     """The balancer's cookie for each node, by the node's name."""
-    by_name = {}
-    for cookie in await balancer.cookies(len(node_urls)):
-        by_name[f"node-{await behind(cookie, balancer, node_urls, rest) + 1}"] = cookie
+    by_name = {await balancer.behind(cookie): cookie for cookie in await balancer.cookies(len(node_urls))}
     assert len(by_name) == len(node_urls)
     return by_name
-
-
-async def behind(cookie: str, balancer: Balancer, node_urls: list[str], rest: Rest) -> int:
-    """Which node a balancer's cookie leads to: the one that has more clients while some come with it."""
-
-    async def clients() -> list[int]:
-        healths = [await rest.get("/api/health", url=url) for url in node_urls]
-        return [health.body["dependencies"]["socketio"]["connectedClients"] for health in healths]
-
-    async def at_rest() -> list[int] | None:
-        """Those of an earlier test leave a moment after its end."""
-        seen = await clients()
-        await asyncio.sleep(0.3)
-        return seen if await clients() == seen else None
-
-    before = await eventually(at_rest, "nobody to come or go")
-    async with AsyncExitStack() as open_ones:
-        for _ in range(8):
-            await open_ones.enter_async_context(raw_socket(balancer.url, cookies={COOKIE: cookie}))
-        more = [now - then for now, then in zip(await clients(), before, strict=True)]
-    return more.index(max(more))
 
 
 class Voters:
@@ -225,7 +202,7 @@ async def test_a_node_that_drains_leaves_and_comes_back_unnoticed(
         lambda: all(stored_votes(poll.code)[joined["participantId"]] == 2 for _, joined, *_ in moving), "the votes"
     )
     # And newcomers are sent to the node again
-    assert await behind(cookies["node-1"], balancer, node_urls, rest) == 0
+    assert await balancer.behind(cookies["node-1"]) == "node-1"
 
 
 @pytest.mark.proves("FR-029", "FR-031", "FR-032", "FR-037", "US5.3", "US5.4", "US5.5")
@@ -277,7 +254,7 @@ async def test_a_node_that_hangs_is_left_out_until_it_answers_again(
     assert {call.result for call in held} <= {504} and {call.what for call in held} <= {"create", "change"}, held
     await staying.stop()
     # And newcomers are sent to the node again
-    assert await behind(cookies["node-1"], balancer, node_urls, rest) == 0
+    assert await balancer.behind(cookies["node-1"]) == "node-1"
 
 
 @pytest.mark.proves("FR-011", "FR-031")

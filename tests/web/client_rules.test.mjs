@@ -141,6 +141,8 @@ test("a choice that was accepted is uncounted until it is told, and after a relo
   ballot.accepted(ballot.vote);
   const { commandId } = ballot.vote;
   assert.equal(new Ballot("UNCOUNTED", "participant-1").uncounted.commandId, commandId);
+  ballot.resumed(0); // by a node that has not heard of it
+  assert.equal(ballot.uncounted.commandId, commandId);
   ballot.recorded({ commandId, optionIndex: 1 });
   assert.equal(ballot.uncounted, null);
 });

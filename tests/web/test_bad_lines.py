@@ -2,13 +2,17 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import psycopg2
 import pytest
+import redis
 from playwright.sync_api import Page, WebSocketRoute, expect
 
+from models.wire import names
+from scripts.stack.supervision import wait_until
+from tests.socket_tier.balancer import COOKIE
 from tests.web.pages import RIGHT_WITHIN_S, ParticipantPage
 
 PHONE, DESKTOP = (390, 780), (1366, 768)
@@ -20,6 +24,7 @@ class Line:
 
     cut: bool = False
     mute: bool = False  # the server hears the page, the page hears nothing
+    withheld: str | None = None  # what is in packets that the page doesn't hear
     open: list[WebSocketRoute] = field(default_factory=list)
     dead: list[WebSocketRoute] = field(default_factory=list)
     sent_votes: int = 0
@@ -54,8 +59,9 @@ class Line:
             server.send(packet)
 
         def to_page(packet: str | bytes) -> None:
-            if not self.mute and socket not in self.dead:
-                socket.send(packet)
+            if self.mute or socket in self.dead or (self.withheld and self.withheld in str(packet)):
+                return
+            socket.send(packet)
 
         socket.on_message(to_server)
         server.on_message(to_page)
@@ -115,6 +121,37 @@ def test_a_line_lost_after_the_vote_was_sent_counts_it_once(create_poll, ada, st
     ada.sees_state("connection", "connected")
     ada.sees_own_vote(1)
     assert ada.line.sent_votes >= 3
+    host.sees_totals(0, 1)
+    assert stored(host.room_code) == [1]
+
+
+def test_a_vote_that_a_node_accepted_and_took_with_it_is_shown_as_counted(
+    create_poll, ada, new_page, stored, base_url, redis_url
+):
+    host = create_poll()
+    host.opens_voting()
+    ada.joins(host.room_code, "Ada")
+    ada.votes(0)
+    elsewhere = another_node(ada.page, host.room_code, new_page)
+    choices = names.choices_key(host.room_code)
+    with redis.Redis.from_url(redis_url) as cache:
+        wait_until(lambda: cache.hlen(choices) == 1, 15, "the vote is not in Redis")
+        # When a vote is accepted, and its node dies before it says that it is counted, or tells the others of it
+        ((participant, earlier),) = cache.hgetall(choices).items()
+        ada.line.withheld = "vote-recorded"
+        ada.taps(1)
+        ada.sees_state("vote-state", "accepted")
+        host.sees_totals(0, 1)
+        ada.line.goes_away()
+        ada.sees_state("connection", "reconnecting")
+        wait_until(lambda: cache.hget(choices, participant) != earlier, 15, "the vote is not in Redis")
+        cache.hset(choices, participant, earlier)
+    ada.line.withheld = None
+    ada.page.context.add_cookies([{"name": COOKIE, "value": elsewhere, "url": base_url}])
+    ada.line.returns()
+    # Then the page finds out by itself
+    ada.sees_state("vote-state", "counted")
+    ada.sees_own_vote(1)
     host.sees_totals(0, 1)
     assert stored(host.room_code) == [1]
 
@@ -216,6 +253,22 @@ def test_the_big_screen_says_when_totals_are_paused(create_poll, new_page):
     expect(screen.part("totals-note")).to_contain_text("Live totals are paused")
     socket.send('42["results-resumed",{"reason":"live results are back"}]')
     expect(screen.part("totals-note")).to_be_empty()
+
+
+def node_of(page: Page) -> str:
+    """By the balancer's cookie."""
+    return next(cookie["value"] for cookie in page.context.cookies() if cookie["name"] == COOKIE)
+
+
+def another_node(page: Page, room_code: str, new_page: Callable[..., Page]) -> str:
+    """The balancer sends whoever comes to the node with fewer connections, so screens are soon on both."""
+    for _ in range(10):
+        screen = new_page()
+        screen.goto(f"/screen/{room_code}")
+        screen.get_by_test_id("bars").wait_for()
+        if (there := node_of(screen)) != node_of(page):
+            return there
+    pytest.fail("all came to the same node")
 
 
 def show_as(page: Page, state: str) -> None:

@@ -152,13 +152,13 @@ export class VotemillClient extends Signals {
     if (answer.participantId) this.#takeSeat(answer);
     if (answer.poll) this.#changed(this.#view.adopt(answer.poll));
     this.#outbox?.open();
-    if (answer.participantId) this.#askAgain(answer.previousVote);
+    if (answer.participantId) this.#askAgain();
   }
 
   /** Whether a vote was counted is told once, and a node may die before. The same vote again is told again. */
-  #askAgain(previousVote) {
+  #askAgain() {
     const vote = this.#ballot.uncounted;
-    if (!vote || vote.optionIndex !== previousVote || this.poll.state !== "open") return;
+    if (!vote || this.poll.state !== "open") return;
     // No answer and no refusal takes away what was accepted; the next join asks once more, and final totals settle it.
     this.#send(vote).catch(() => {});
   }

@@ -79,9 +79,12 @@ export class Ballot {
     });
   }
 
-  /** What the server knows, told by every join. A choice that is still on its way is newer than that. */
+  /**
+   * What the server knows, told by every join. A choice that is still on its way is newer than that, and so is one that
+   * it has accepted and not said to have counted: a node that was killed may not have told the others of it.
+   */
   resumed(previousVote) {
-    if (!Number.isInteger(previousVote)) return;
+    if (!Number.isInteger(previousVote) || this.uncounted) return;
     if (this.unsent) {
       const standing = { optionIndex: previousVote, state: "accepted", commandId: null };
       this.#set({ ...this.#vote, standing });
