@@ -8,16 +8,13 @@ from uuid import UUID, uuid4
 
 from aiohttp import web
 
-from models.runtime.certificates import CertificateWatch
 from models.runtime.live_settings import LiveSettings
 from models.runtime.logs import Singles, lost_lines
-from models.runtime.process_levels import ProcessLevels
 from models.runtime.secrets.watch import SecretWatch
 from models.runtime.settings import Settings
 from models.runtime.tokens import Tokens
-from models.wire import names, notices
-from models.wire.commands import NodeHeartbeat, RegisterParticipants, Registration
-from models.wire.loads import NodeLoad
+from models.wire import notices
+from models.wire.commands import RegisterParticipants, Registration
 from socket_tier import pages
 from socket_tier.addresses import TrustedProxies
 from socket_tier.admin import Admin
@@ -46,10 +43,10 @@ from socket_tier.metrics import NodeMetrics
 from socket_tier.payloads import Payloads
 from socket_tier.presence import Presence
 from socket_tier.redis_pipeline import RedisPipeline
-from socket_tier.refusals import CacheUnavailable, Invalid, RateLimited, Refused
+from socket_tier.refusals import Invalid, RateLimited, Refused
 from socket_tier.rest import Rest
-from socket_tier.results import Ticker
 from socket_tier.rooms import Rooms
+from socket_tier.screens import Screens
 from socket_tier.server import SocketServer
 from socket_tier.sessions import Sessions
 from socket_tier.shared_limits import SharedLimits
@@ -57,21 +54,17 @@ from socket_tier.shedding import Shedding
 from socket_tier.socket_rooms import SocketRooms
 from socket_tier.state_changes import StateChanges
 from socket_tier.tasks import Tasks, keep_running
-from socket_tier.transport.direct_socket import DirectSocket
 from socket_tier.transport.engine import DirectEngine
 from socket_tier.transport.lane import VoteLane
 from socket_tier.unfinished import Bodies, Unfinished
-from socket_tier.vote_buffer import VoteBuffer, now_us
+from socket_tier.upkeep import Upkeep
+from socket_tier.vote_buffer import VoteBuffer
 from socket_tier.vote_log import VoteLog
 from socket_tier.voting import VoteResults, Voting
 
 log = logging.getLogger(__name__)
 
-_NODE_HEARTBEAT_S = 2.0
-_LOAD_S = 1.0
-_LAG_PROBE_S = 0.1
 _STOP_TIMEOUT_S = 5.0
-_UNHURRIED_TICKS = 2  # with a tick of so many ordinary ones it doesn't matter that a client is shown totals a bit later
 
 
 class Node:
@@ -114,23 +107,21 @@ class Node:
         self.clock_watch = ClockWatch(self.cache, self.metrics)
         self.live = LiveSettings(settings)
         self.admin = Admin(settings.security.admin_token, self.cache, self.live, self.audit)
-        self.fanout = Fanout(settings.redis, self.redis, self.metrics, route=self._route, on_hearing=self._on_hearing)
-        self.ticker = Ticker(
-            self._members_here,
-            self._deliver_results,
+        self.fanout = Fanout(
+            settings.redis,
+            self.redis,
             self.metrics,
-            tick_s=settings.room.tick_s,
-            member_s=settings.room.tick_per_member_s,
-            frames_per_s=settings.room.results_per_s,
+            route=lambda *news: self.screens.take(*news),
+            on_hearing=self._on_hearing,
         )
         self.rooms = Rooms(self.cache, self.commands, self.node_id, settings.room, self.limits, self.metrics)
         self.choices = Choices(self.cache, self.commands, self.node_id)
         self.presence = Presence(
             self.cache, self.commands, self.fanout, self.rooms, self.tasks, self.node_id, settings.room
         )
+        self.screens = Screens(self.rooms, self.fanout, self.presence, self.live, self.tasks, self.metrics)
 
         # Browsers
-        self._traced_results: dict[str, list[str]] = {}  # room code -> whose results are to be shown there
         self.bodies = Bodies(
             Unfinished(settings.node.max_unfinished_bytes), settings.node.body_deadline_s, self._cut_off
         )
@@ -144,7 +135,7 @@ class Node:
         )
         self.server = SocketServer(settings, self.fanout, self.limits, self.bodies)
         self.sockets = SocketRooms(
-            self.server, self.fanout, self.ticker, self.rooms, self.tasks, self.limits.rooms_per_session
+            self.server, self.fanout, self.screens.ticker, self.rooms, self.tasks, self.limits.rooms_per_session
         )
         self.states = StateChanges(
             rooms=self.rooms,
@@ -152,7 +143,7 @@ class Node:
             commands=self.commands,
             buffer=self.buffer,
             fanout=self.fanout,
-            ticker=self.ticker,
+            ticker=self.screens.ticker,
             tasks=self.tasks,
             node_id=self.node_id,
         )
@@ -208,7 +199,7 @@ class Node:
                 self.settings.node.max_command_id_chars,
                 on_first_vote=self.sockets.voted,
             )
-            self.server.eio.on_owed = self._pay_results
+            self.server.eio.on_owed = self.screens.pay
         self.vote_results = VoteResults(
             self.buffer, self.sessions, self.rooms, self.fanout, self.metrics, self.vote_log
         )
@@ -230,6 +221,22 @@ class Node:
             node_id=self.node_id,
             singles=self.singles,
         ).register()
+        self.upkeep = Upkeep(
+            settings,
+            self.node_id,
+            commands=self.commands,
+            cache=self.cache,
+            workers=self.workers,
+            sessions=self.sessions,
+            shedding=self.shedding,
+            presence=self.presence,
+            key_watch=self.key_watch,
+            audit=self.audit,
+            admin=self.admin,
+            clock_watch=self.clock_watch,
+            metrics=self.metrics,
+            levels=self._levels,
+        )
         self.live.watch(self._take_over)
         self.secrets = SecretWatch(settings, self.metrics)
         self.secrets.watch(self._take_over_secrets)
@@ -242,7 +249,7 @@ class Node:
         self.limits.change(settings.limits)
         self.shedding.settings = settings.shed
         room = settings.room
-        self.ticker.change(room.tick_s, room.tick_per_member_s, room.results_per_s)
+        self.screens.ticker.change(room.tick_s, room.tick_per_member_s, room.results_per_s)
         self.vote_log.settings = settings.log
         self.singles.most_per_s = settings.log.singles_per_s
 
@@ -370,24 +377,28 @@ class Node:
             for name, work in (
                 ("choices", self.choices.run()),
                 ("vote-results", self.vote_results.run()),
-                ("node-heartbeat", self._beat()),
-                ("loop-lag", self._watch_loop()),
-                ("load", self._tell_load()),
-                ("housekeeping", self._keep_house()),
-                ("metrics", self._report()),
-                ("certificates", self._watch_certificates()),
-                ("readiness", self._become_ready()),
                 ("timed-closes", self.states.run_clock()),
+                ("readiness", self._become_ready()),
+                *self.upkeep.loops(),
             )
         ]
         yield
         await self.buffer.close(_STOP_TIMEOUT_S)
         self.registrations.flush()
         await self.choices.write()
-        await self._say_alive(stopped=True)
+        await self.upkeep.say_alive(stopped=True)
         await _stop(running)
         await asyncio.to_thread(self.metrics.flush)
         self.metrics.close()
+
+    async def _become_ready(self) -> None:
+        await self.inbox.consuming.wait()
+        await self.publisher.connected.wait()
+        await self.upkeep.say_alive()
+        if self.readiness.reason == "starting":
+            self.readiness.reason = None
+        log.info("node_ready", extra={"node_id": str(self.node_id)})
+        self.key_watch.tell()
 
     # What arrives.
 
@@ -411,35 +422,10 @@ class Node:
         self.tasks.start(self.states.catch_up(), "catch-up")
 
     def _on_hearing(self, hearing: bool) -> None:
-        """The fan-out is lost or back: say so in every room here, and repair what was missed."""
-        event = names.RESULTS_RESUMED if hearing else names.RESULTS_PAUSED
-        reason = "live results are back" if hearing else "live results are delayed"
-        for room in self.rooms.in_use():
-            self.tasks.start(self.fanout.deliver(room.code, event, {"reason": reason, "roomCode": room.code}), event)
+        """The fan-out is lost or back: say so, and repair what was missed."""
+        self.screens.tell_hearing(hearing)
         if hearing:
             self._on_gap()
-
-    def _route(self, event: str, target: str, payload: Any) -> bool:
-        """What comes over the fan-out: results wait for the tick, joins of large rooms for the hosts' pace."""
-        if event == names.VOTE_UPDATE:
-            traced = payload.pop("traced", ())  # for the log alone: the totals are everybody's
-            room = self.rooms.known(target)
-            if room is not None:
-                if traced and room.sids:
-                    self._traced_results.setdefault(target, []).extend(traced)
-                room.learn_totals(payload["version"], payload["votes"], payload["final"])
-                room.participant_count = payload["participantCount"]
-                if room.sids:
-                    self.ticker.offer(target, payload["version"], payload)
-            return True
-        if event in (names.PARTICIPANT_JOINED, names.PARTICIPANT_LEFT):
-            code = payload["roomCode"]
-            if target == names.host_room(code):
-                self.presence.count_changed(code, payload["count"])
-                self.presence.host_feed.add(target, event, payload)
-                return True
-            self.presence.heard_count(code, payload["count"])
-        return False
 
     def _malformed(self, sid: str, refusal: Invalid) -> Refused:
         """What the sender of a malformed packet is told: it counts as an event, and too many are refused as such."""
@@ -464,101 +450,6 @@ class Node:
         self.metrics.count(f"clients.dropped_{reason}")
         if reason != "silent":
             self.audit.note("resource_limit", outcome="refused", action=reason, address=address)
-
-    def _members_here(self, room_code: str) -> int:
-        room = self.rooms.known(room_code)
-        return len(room.sids) if room is not None else 0
-
-    async def _deliver_results(self, room_code: str, payload: dict[str, Any]) -> None:
-        """To the members here; in very large rooms only final totals are worth a system call of their own."""
-        oldest_vote_us = payload.pop(names.OLDEST_VOTE_US, None)
-        soon = (
-            not payload["final"] and self.ticker.tick_of(room_code) >= self.live.current.room.tick_s * _UNHURRIED_TICKS
-        )
-        if traced := self._traced_results.pop(room_code, None):
-            shown = {"room_code": room_code, "version": payload["version"], "sockets": self._members_here(room_code)}
-            log.info("results_shown", extra=shown | {"correlation_ids": traced})
-        room = self.rooms.known(room_code)
-        if room is not None and room.hides_totals:
-            await self.fanout.deliver_hidden_results(room_code, payload, soon=soon)
-        else:
-            await self.fanout.deliver_results(names.poll_room(room_code), payload, soon=soon)
-        if oldest_vote_us is not None:
-            self.metrics.timing_ms("results.screen_ms", max(0, now_us() - oldest_vote_us) / 1000)
-
-    def _pay_results(self, socket: DirectSocket, room_code: str) -> None:
-        """A client that read slowly gets the newest results of a room as soon as it has caught up."""
-        room = self.rooms.known(room_code)
-        if room is None:
-            socket.owed.discard(room_code)
-            return
-        seen = socket.sid in self.fanout.members(names.totals_room(room_code)).inverse
-        self.fanout.write_results(socket, room.update(seen=seen))
-
-    # What goes on by itself.
-
-    async def _become_ready(self) -> None:
-        await self.inbox.consuming.wait()
-        await self.publisher.connected.wait()
-        await self._say_alive()
-        if self.readiness.reason == "starting":
-            self.readiness.reason = None
-        log.info("node_ready", extra={"node_id": str(self.node_id)})
-        self.key_watch.tell()
-
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(_NODE_HEARTBEAT_S)
-            await self._say_alive()
-
-    async def _say_alive(self, *, stopped: bool = False) -> None:
-        if self.workers.database_away() and not stopped:
-            return  # nobody could store it, and it would stand in the hosts' way
-        try:
-            await self.commands.send(NodeHeartbeat(self.node_id, self.settings.node.name, now_us(), stopped))
-        except Refused as refusal:
-            log.info("node_heartbeat_not_sent", extra={"code": refusal.code})
-
-    async def _watch_loop(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + _LAG_PROBE_S
-            await asyncio.sleep(_LAG_PROBE_S)
-            self.shedding.loop_was_late(max(0.0, loop.time() - due))
-
-    async def _tell_load(self) -> None:
-        while True:
-            load = NodeLoad(self.settings.node.name, len(self.sessions), self.shedding.lag_s, self.presence.moving)
-            try:
-                await self.cache.tell_load(self.node_id, load, self.settings.room.node_timeout_s)
-            except CacheUnavailable:
-                pass  # counted there; the scaler changes nothing meanwhile
-            await asyncio.sleep(_LOAD_S)
-
-    async def _watch_certificates(self) -> None:
-        servers = {"broker": self.settings.broker, "redis": self.settings.redis}
-        watch = CertificateWatch(servers, self.metrics.gauge)
-        while watch.servers:
-            await asyncio.to_thread(watch.round)
-            await asyncio.sleep(watch.EVERY_S)
-
-    async def _keep_house(self) -> None:
-        while True:
-            await asyncio.sleep(self.settings.metrics.flush_s)
-            self.key_watch.refresh()
-            await self.audit.send()
-            await self.admin.refresh()
-            await self.clock_watch.refresh()
-
-    async def _report(self) -> None:
-        """Also while Redis or the broker keeps everything else waiting."""
-        process = ProcessLevels(self.settings.metrics.watch_folders)
-        while self.metrics.on:
-            await asyncio.sleep(self.settings.metrics.flush_s)
-            for name, level in (process.read() | self._levels()).items():
-                self.metrics.gauge(name, level)
-            # In a thread, since a name may have to be looked up.
-            await asyncio.to_thread(self.metrics.send, self.metrics.take())
 
     def _levels(self) -> dict[str, float | None]:
         dropped, diverted = lost_lines()

@@ -9,10 +9,10 @@ from models.wire import names
 from models.wire.polls import PollState, closing_time, iso_time
 from socket_tier.fanout import Fanout
 from socket_tier.refusals import Invalid
-from socket_tier.results import Ticker
 from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.sessions import Session
 from socket_tier.tasks import Tasks
+from socket_tier.ticker import Ticker
 from socket_tier.vote_buffer import now_us
 
 

@@ -12,10 +12,10 @@ from socket_tier.cache import Cache
 from socket_tier.commands import Commands
 from socket_tier.fanout import Fanout
 from socket_tier.refusals import Refused
-from socket_tier.results import Ticker
 from socket_tier.rooms import Room, Rooms
 from socket_tier.socket_rooms import state_changed
 from socket_tier.tasks import Tasks
+from socket_tier.ticker import Ticker
 from socket_tier.vote_buffer import VoteBuffer, now_us
 
 log = logging.getLogger(__name__)

@@ -42,14 +42,14 @@ async def test_a_node_takes_over_what_operators_change() -> None:
     for address in ("192.0.2.1", "192.0.2.2"):
         allowance = node.limits._allowance("connections_per_address", address)
         assert allowance.policy.burst == 1
-    assert node.ticker.tick_of("NOBODY") == 0.5
+    assert node.screens.ticker.tick_of("NOBODY") == 0.5
     for refused in (node.shedding.newcomer, node.shedding.vote, node.shedding.change):
         with pytest.raises(ReadOnly):
             refused()
     # And when the changes are taken back, the settings that it started with
     node.live.take_over(Changes(2))
     node.shedding.vote()
-    assert node.ticker.tick_of("NOBODY") == load().room.tick_s
+    assert node.screens.ticker.tick_of("NOBODY") == load().room.tick_s
 
 
 def test_a_node_whose_port_is_taken_says_so_and_ends(base_url: str) -> None:

@@ -191,7 +191,7 @@ async def test_a_very_large_room_has_a_longer_tick() -> None:
     assert settings.room.tick_s < 0.5
     # When two results come one after the other
     for version in (1, 2):
-        node.ticker.offer(ROOM, version, update(version))
+        node.screens.ticker.offer(ROOM, version, update(version))
     await eventually(lambda: socket.queue.qsize() == 1, "the first")
     began = time.monotonic()
     await eventually(lambda: socket.queue.qsize() == 2, "the second")

@@ -23,7 +23,7 @@ from socket_tier.refusals import (
 )
 from socket_tier.vote_buffer import VoteBuffer
 from socket_tier.vote_log import VoteLog
-from tests.socket_tier.test_results import Room
+from tests.socket_tier.test_ticker import Room
 from tests.socket_tier.test_vote_buffer import Broker, Voter, vote
 from tests.socket_tier.waiting import eventually
 

@@ -7,7 +7,7 @@ import pytest
 
 from models.runtime.settings import load
 from socket_tier.metrics import NodeMetrics
-from socket_tier.results import Ticker
+from socket_tier.ticker import Ticker
 from tests.socket_tier.waiting import eventually
 
 TICK_S = 0.05
