@@ -1,5 +1,6 @@
 """The line is cut, slow, or dead in mid-vote: one vote is counted, and the page says what is true soon after."""
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -251,6 +252,7 @@ def test_the_big_screen_says_when_totals_are_paused(create_poll, new_page):
     (socket,) = screen.line.open
     socket.send('42["results-paused",{"reason":"live results are delayed"}]')
     expect(screen.part("totals-note")).to_contain_text("Live totals are paused")
+    expect(screen.part("totals-note")).to_have_css("background-color", re.compile(r"rgb\("))
     socket.send('42["results-resumed",{"reason":"live results are back"}]')
     expect(screen.part("totals-note")).to_be_empty()
 

@@ -20,7 +20,9 @@ function show(poll) {
   announcer.follow(poll);
   setText(byTestId("participant-count"), poll.participantCount.toLocaleString("en"));
   setText(byTestId("vote-count"), voteTotal(poll).toLocaleString("en"));
-  setText(byTestId("totals-note"), totalsNote(poll));
+  const note = byTestId("totals-note");
+  note.dataset.paused = Boolean(poll.paused);
+  setText(note, totalsNote(poll));
 }
 
 document.title = `${roomCode} · Votemill`;
