@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from urllib.parse import urlencode
 
 from models.runtime.graphs import references
+from scripts.probing.metrics import ProbeMetrics
 from socket_tier.metrics import NodeMetrics
 from workers.metrics import WorkerMetrics
 
-NAMES = {"node": NodeMetrics.names, "workers": WorkerMetrics.names}
+NAMES = {"node": NodeMetrics.names, "workers": WorkerMetrics.names, "probe": ProbeMetrics.names}
 
 
 def unlisted(expressions: Iterable[str]) -> list[str]:

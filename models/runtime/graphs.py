@@ -35,7 +35,7 @@ _WORDS = {
     "each": ("gauges", _GAUGE, ""),
     "level": ("gauges", "stats.gauges.{prefix}.{metric}", ""),  # of one that is no instance's
 }
-_REFERENCE = re.compile(r"<(\w+) (node|workers)\.([a-z0-9_.*-]+)>")
+_REFERENCE = re.compile(r"<(\w+) (node|workers|probe)\.([a-z0-9_.*-]+)>")
 EACH = "*"
 
 

@@ -18,6 +18,7 @@ from models.runtime import signing_keys
 from models.wire import names
 from scripts.alarm_drill.bench import Bench, as_root, meanwhile
 from scripts.faults.guest import Guest
+from scripts.faults.victim import Victim
 from scripts.loadtest import rest
 from scripts.stack import certificates, packages, ports
 from scripts.stack.data_folders import write_for_server
@@ -133,6 +134,18 @@ def slow_statements(bench: Bench) -> Iterator[None]:
 
     with meanwhile(lock, 0.2):
         yield
+
+
+@_fault("VoterFails")
+def balancer_killed(bench: Bench) -> Iterator[None]:
+    """All of ours is well, and nobody gets in: only the synthetic voter notices."""
+    voter = {"VOTEMILL_PROBE__URL": bench.stack.env["BASE_URL"], "VOTEMILL_PROBE__EVERY_S": "2"}
+    env = bench.env_of("worker-1") | voter
+    balancer = Victim(bench.stack.folder, "haproxy", lambda: answers_ready(bench.stack.base.port))
+    with bench.log("probe") as out, bench.beside("scripts.probing", env=env, out=out):
+        balancer.kill_and_hold_down()
+        yield
+        balancer.bring_back()
 
 
 @_fault("PoolFilling")
