@@ -79,7 +79,7 @@ RAISE_VERSION = """
 UPDATE polls SET version = greatest(version + 1, %(now_us)s), changed_at_rest_us = %(now_us)s WHERE id = %(poll_id)s
 """
 
-LOCK_POLL = "SELECT state, token_generation FROM polls WHERE id = %s FOR NO KEY UPDATE"
+LOCK_POLL = "SELECT state, token_generation, close_after_s FROM polls WHERE id = %s FOR NO KEY UPDATE"
 
 # Nodes take a poll for closed from the announcement of a close on, until they see a state that is newer.
 OUTDATE_CLOSE = """
@@ -94,7 +94,9 @@ ON CONFLICT (command_id) DO NOTHING RETURNING id
 """
 
 # Equal times keep the order of arrival.
-READ_STATE_LOG = "SELECT at_us, new_state, command_id FROM state_changes WHERE poll_id = %s ORDER BY at_us, id"
+READ_STATE_LOG = """
+SELECT at_us, new_state, actor, command_id FROM state_changes WHERE poll_id = %s ORDER BY at_us, id
+"""
 
 READ_PERIODS = "SELECT opened_at_us, closed_at_us FROM voting_periods WHERE poll_id = %s ORDER BY ordinal"
 
@@ -216,9 +218,10 @@ def change_state(db: Database, command: ChangeState, now_us: int) -> StateChange
             return _refuse_revoked(db, command, PollState(row[0]), now_us)
         recorded = _record(db, command)
         log = db.execute(READ_STATE_LOG, (command.poll_id,)).fetchall()
-        timeline = fold([(at_us, PollState(state)) for at_us, state, _ in log])
+        close_after_us = None if row[2] is None else row[2] * 1_000_000
+        timeline = _fold(log, close_after_us)
         changed = _store_timeline(db, command.poll_id, PollState(row[0]), timeline, now_us)
-        previous = PollState(row[0]) if recorded else _state_before(log, command.command_id)
+        previous = PollState(row[0]) if recorded else _state_before(log, command.command_id, close_after_us)
         poll = read_snapshots(db, [command.poll_id])[0]
         if recorded:
             append(db, [_audit_entry(command, poll, previous, now_us)])
@@ -249,10 +252,14 @@ def _record(db: Database, command: ChangeState) -> bool:
     return db.execute(INSERT_STATE_CHANGE, values).fetchone() is not None
 
 
-def _state_before(log: Sequence[tuple[int, str, UUID]], command_id: UUID) -> PollState:
+def _fold(log: Sequence[tuple[int, str, str, UUID]], close_after_us: int | None) -> Timeline:
+    return fold([(at_us, PollState(state), actor) for at_us, state, actor, _ in log], close_after_us)
+
+
+def _state_before(log: Sequence[tuple[int, str, str, UUID]], command_id: UUID, close_after_us: int | None) -> PollState:
     """What a repeated command found when it was first applied in order."""
-    place = next((i for i, row in enumerate(log) if row[2] == command_id), len(log))
-    return fold([(at_us, PollState(state)) for at_us, state, _ in log[:place]]).state
+    place = next((i for i, row in enumerate(log) if row[3] == command_id), len(log))
+    return _fold(log[:place], close_after_us).state
 
 
 def _store_timeline(db: Database, poll_id: int, state: PollState, timeline: Timeline, now_us: int) -> bool:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from models.wire.polls import PollState
 
+TIMER = "timer"  # in place of the host who asked for a change
+
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
@@ -30,11 +32,19 @@ class Timeline:
         return max(0, len(self.periods) - 1)
 
 
-def fold(log: Sequence[tuple[int, PollState]]) -> Timeline:
-    """The timeline of a log of (at_us, new state), sorted by time. A change to the state that holds already is none."""
+def fold(log: Sequence[tuple[int, PollState, str]], close_after_us: int | None = None) -> Timeline:
+    """The timeline of a log of (at_us, new state, actor), sorted by time. A change to the state that holds is none.
+
+    With ``close_after_us`` a period that is older than that has ended by itself, when its time was over. The timer's
+    own entries only say that this time has come: a host may have closed and opened again before one of them was made.
+    """
     timeline = Timeline()
-    for at_us, new_state in log:
-        timeline = _apply(timeline, at_us, new_state)
+    for at_us, new_state, actor in log:
+        ends_us = timeline.opened_at_us + close_after_us if close_after_us is not None else None
+        if timeline.state is PollState.OPEN and ends_us is not None and ends_us <= at_us:
+            timeline = _apply(timeline, ends_us, PollState.CLOSED)
+        if actor != TIMER:
+            timeline = _apply(timeline, at_us, new_state)
     return timeline
 
 

@@ -23,9 +23,11 @@ ON CONFLICT (batch_id) DO NOTHING RETURNING batch_id
 
 # Two statements in one round trip. The second must see what was committed while the first waited for its locks: without
 # the lock a close and a batch would race, and two first votes of one participant would each add one to the tally.
+# A period whose time is over has ended, also where nobody has committed that close yet.
 LOCK_POLLS = """
 SELECT FROM polls WHERE id = ANY(%(polls)s::bigint[]) ORDER BY id FOR NO KEY UPDATE;
-SELECT p.id, cardinality(p.options), p.final, p.state, p.vote_change, v.opened_at_us, v.closed_at_us
+SELECT p.id, cardinality(p.options), p.final, p.state, p.vote_change, v.opened_at_us,
+  least(v.closed_at_us, v.opened_at_us + p.close_after_s * 1000000::bigint)
 FROM polls p LEFT JOIN voting_periods v ON v.poll_id = p.id WHERE p.id = ANY(%(polls)s::bigint[]) ORDER BY v.ordinal
 """
 

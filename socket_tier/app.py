@@ -201,7 +201,7 @@ class Node:
             )
             self.server.eio.on_owed = self.screens.pay
         self.vote_results = VoteResults(
-            self.buffer, self.sessions, self.rooms, self.fanout, self.metrics, self.vote_log
+            self.buffer, self.sessions, self.rooms, self.choices, self.fanout, self.metrics, self.vote_log
         )
         self.payloads = Payloads(settings)
         Events(

@@ -47,7 +47,10 @@ end
 _STORE_CHOICES = Script("""
 for participant, option, seq in string.gmatch(ARGV[2], '(%S+) (%S+) (%S+)') do
   local stored = redis.call('HGET', KEYS[1], participant)
-  if not stored or tonumber(string.match(stored, ':(%d+)')) < tonumber(seq) then
+  local known = stored and tonumber(string.match(stored, ':(%d+)'))
+  if option == '-2' then
+    if known == tonumber(seq) then redis.call('HDEL', KEYS[1], participant) end
+  elseif not known or known < tonumber(seq) then
     redis.call('HSET', KEYS[1], participant, option .. ':' .. seq)
   end
 end
@@ -119,6 +122,9 @@ class CachedRoom(NamedTuple):
     poll: PollSnapshot
     closing_us: int
     participant_count: int
+
+
+NOT_COUNTED = -2  # in place of an option
 
 
 class StoredChoice(NamedTuple):
@@ -194,12 +200,10 @@ class Cache:
         option, seq = stored.decode().split(":")
         return StoredChoice(None if option == "-1" else int(option), int(seq))
 
-    async def forget_choice(self, room_code: str, participant_id: UUID) -> None:
-        """Have the next resume ask the database: what was acked turned out not to count."""
-        await self._call("HDEL", names.choices_key(room_code), participant_id.hex)
-
     async def store_choices(self, room_code: str, choices: Sequence[tuple[str, int, int]]) -> None:
-        """Participant's id in hex, option (-1 for none) and seq each. An older choice never replaces a newer one."""
+        """Participant's id in hex, option (-1 for none) and seq each. An older choice never replaces a newer one. With
+        ``NOT_COUNTED`` for an option the choice of that seq is forgotten, so that the next resume asks the database.
+        """
         packed = " ".join([f"{participant} {option} {seq}" for participant, option, seq in choices])
         await self._call(1, names.choices_key(room_code), self._room_ttl_s, packed, script=_STORE_CHOICES)
 

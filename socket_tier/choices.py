@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from models.wire.commands import CastVote, FetchChoices
 from models.wire.notices import ChoicesFetched
-from socket_tier.cache import Cache, StoredChoice
+from socket_tier.cache import NOT_COUNTED, Cache, StoredChoice
 from socket_tier.commands import Commands
 from socket_tier.refusals import CacheUnavailable, Refused
 from socket_tier.rooms import Member, Room
@@ -40,6 +40,12 @@ class Choices:
         self._unwritten[member] = (room_code, vote.option_index, vote.seq)
         if len(self._unwritten) > _KEPT:
             del self._unwritten[next(iter(self._unwritten))]
+
+    def forget(self, room_code: str, member: Member, vote: CastVote) -> None:
+        """A vote that was acked does not count: whoever resumes is told what does instead."""
+        waiting = self._unwritten.get(member)
+        if waiting is None or waiting[2] <= vote.seq:
+            self._unwritten[member] = (room_code, NOT_COUNTED, vote.seq)
 
     def hurry(self) -> None:
         """Somebody has left this node, and may resume at another one at once."""

@@ -81,6 +81,11 @@ class Hosting:
         self._sockets.require_place(session, room)
         generation = None if request.viewer else await self._admitted_as_host(session, room, request.host_token)
         await self._sockets.leave_tentative(session, room.code)
+        if generation is not None and generation < room.poll.token_generation:
+            # Taken over by another host, while this one was admitted.
+            if request.host_token is not None:
+                raise _invalid_token()
+            generation = None
         if generation is not None:
             await self._sockets.enter_as_host(session, room, generation)
         else:
@@ -207,7 +212,7 @@ class Hosting:
                 address=session.address,
                 reason=error.reason,
             )
-            raise Invalid("Invalid host token", "invalid_token", status=403) from None
+            raise _invalid_token() from None
 
     def _control(self, controller: Controller, room: Room) -> int:
         """The token generation under which somebody controls a poll.
@@ -276,3 +281,7 @@ class Hosting:
     def _ack(self, room: Room, previous: PollState) -> dict[str, Any]:
         poll = room.view(seen=True)
         return {"success": True, "state": poll["state"], "previousState": previous.value, "poll": poll}
+
+
+def _invalid_token() -> Invalid:
+    return Invalid("Invalid host token", "invalid_token", status=403)

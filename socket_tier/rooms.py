@@ -83,7 +83,8 @@ class Room:
     participant_count: int = 0
     members: dict[UUID, Member] = field(default_factory=dict)
     sids: set[str] = field(default_factory=set)
-    # Rules hold for a poll's life; these two are looked at with each vote.
+    # Rules hold for a poll's life; these are looked at with each vote.
+    closes_at_us: int = field(init=False)
     vote_stands: bool = field(init=False)
     vote_reveals: bool = field(init=False)
 
@@ -91,6 +92,7 @@ class Room:
         self._follow_rules()
 
     def _follow_rules(self) -> None:
+        self.closes_at_us = self.poll.closes_at_us
         self.vote_stands = not self.poll.rules.vote_change
         self.vote_reveals = self.poll.rules.results is Results.AFTER_VOTE
 
@@ -103,21 +105,22 @@ class Room:
         """The state that holds on this node: a close holds from its receipt on, before a worker has applied it."""
         return PollState.CLOSED if self._is_closing() else self.poll.state
 
-    @property
-    def open_since_us(self) -> int | None:
-        """When the running voting period began, None when voting isn't open."""
-        if self.poll.state is PollState.OPEN and not self._is_closing():
-            return self.poll.opened_at_us
-        return None
+    def open_since_us(self, at_us: int) -> int | None:
+        """When the voting period that runs at a time began, None when voting isn't open then."""
+        if self.poll.state is not PollState.OPEN or self._is_closing() or 0 < self.closes_at_us <= at_us:
+            return None
+        return self.poll.opened_at_us
 
     @property
     def hides_totals(self) -> bool:
-        """Whether only some may see the totals now."""
-        return hides_totals(self.poll.rules, self.state)
+        """Whether only some may see the totals now. Not a close that is on its way: it may never be committed."""
+        return hides_totals(self.poll.rules, self.poll.state)
 
     def view(self, *, seen: bool) -> dict[str, Any]:
         """The ``poll`` object (wire contract), for somebody who sees hidden totals or does not."""
         view = {**poll_view(self.poll, self.participant_count), "state": self.state.value}
+        if self._is_closing():
+            view["closesAt"] = None
         return view if seen or not self.hides_totals else masked(view)
 
     def update(self, *, seen: bool) -> dict[str, Any]:
@@ -161,6 +164,10 @@ class Room:
         return self.closing_us > self.poll.state_changed_at_us and self.poll.state is PollState.OPEN
 
 
+def _ignore(*_: Any) -> None:
+    """Nobody is told."""
+
+
 def _hosting(poll: PollSnapshot) -> tuple[int, int]:
     """Rises with each change of who hosts: within a generation browsers are only added."""
     return poll.token_generation, len(poll.host_browsers)
@@ -189,6 +196,7 @@ class Rooms:
         self._loading: dict[str, asyncio.Task[Room]] = {}
         self._missing: OrderedDict[str, float] = OrderedDict()
         self._timed: WeakValueDictionary[str, Room] = WeakValueDictionary()
+        self.on_changed: Callable[[Room, PollState], None] = _ignore  # a room in use has another state than it had
 
     def known(self, room_code: str) -> Room | None:
         """A room that this node has in memory, kept up to date by notices and results."""
@@ -225,9 +233,7 @@ class Rooms:
     def learn(self, poll: PollSnapshot) -> None:
         """A state change is committed. Also kept for a room that is just being read, perhaps older than this."""
         room = self._rooms.get(poll.room_code)
-        if room is not None:
-            room.learn(poll)
-        elif poll.room_code in self._loading:
+        if room.poll.poll_id == poll.poll_id if room is not None else poll.room_code in self._loading:
             self.add(poll)
 
     def hold(self, room: Room, sid: str) -> Room:
@@ -274,14 +280,17 @@ class Rooms:
         room = self._rooms.get(poll.room_code)
         if room is None or room.poll.poll_id != poll.poll_id:
             room = self._rooms[poll.room_code] = Room(poll, self._limits.room_votes(poll.room_code))
-            if 0 < poll.closes_at_us <= now_us():
-                room.closing_us = poll.closes_at_us
+            if 0 < room.closes_at_us <= now_us():
+                room.closing_us = room.closes_at_us
             self._missing.pop(poll.room_code, None)
             self._evict()
+        previous = room.state
         room.learn(poll)
         if room.poll.rules.close_after_s is not None:
             self._timed[room.code] = room
         room.closing_us = max(room.closing_us, closing_us, self._closing.pop(poll.room_code, 0))
+        if room.sids and room.state is not previous:
+            self.on_changed(room, previous)  # the notice, which comes later, will change nothing any more
         return room
 
     async def _load(self, room_code: str) -> Room:

@@ -9,6 +9,7 @@ from socket_tier.fanout import Fanout
 from socket_tier.metrics import NodeMetrics
 from socket_tier.presence import Presence
 from socket_tier.rooms import Rooms
+from socket_tier.socket_rooms import hearing_changed
 from socket_tier.tasks import Tasks
 from socket_tier.ticker import Ticker
 from socket_tier.transport.direct_socket import DirectSocket
@@ -67,10 +68,8 @@ class Screens:
 
     def tell_hearing(self, hearing: bool) -> None:
         """The fan-out is lost or back: say so in every room here."""
-        event = names.RESULTS_RESUMED if hearing else names.RESULTS_PAUSED
-        reason = "live results are back" if hearing else "live results are delayed"
         for room in self._rooms.in_use():
-            payload = {"reason": reason, "roomCode": room.code}
+            event, payload = hearing_changed(room.code, hearing)
             self._tasks.start(self._fanout.deliver(room.code, event, payload), event)
 
     def pay(self, socket: DirectSocket, room_code: str) -> None:

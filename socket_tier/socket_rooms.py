@@ -31,6 +31,12 @@ def state_changed(room: Room, previous: PollState) -> dict[str, Any]:
     }
 
 
+def hearing_changed(room_code: str, hearing: bool) -> tuple[str, dict[str, Any]]:
+    """The event (wire contract) that says whether live results reach a room's node, and its payload."""
+    event = names.RESULTS_RESUMED if hearing else names.RESULTS_PAUSED
+    return event, {"reason": "live results are " + ("back" if hearing else "delayed"), "roomCode": room_code}
+
+
 class SocketRooms:
     """Moves sockets in and out of rooms."""
 
@@ -123,6 +129,8 @@ class SocketRooms:
         if resumed is not None:
             await self._fanout.deliver(sid, names.SESSION_RESUMED, resumed)
         await self._fanout.deliver(sid, names.POLL_STATE_CHANGED, state_changed(room, room.state))
+        if not self._fanout.hearing:
+            await self._fanout.deliver(sid, *hearing_changed(room.code, False))
         await self._fanout.deliver_results(sid, room.update(seen=self.sees_totals(sid, room)))
 
     def _left(self, sid: str, code: str) -> None:

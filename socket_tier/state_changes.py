@@ -51,6 +51,7 @@ class StateChanges:
         self._tasks = tasks
         self._node_id = node_id
         self._reporting: set[tuple[int, int]] = set()
+        rooms.on_changed = self._announce
 
     def changed(self, notice: StateChanged) -> None:
         """A worker has committed a state change."""
@@ -76,14 +77,13 @@ class StateChanges:
             self._announce(room, previous, notice.correlation_id)
 
     async def run_clock(self) -> None:
-        """Close admission where a voting period's time is over. The workers commit that close by themselves, when they
-        can; every node holds it from the moment on, and a worker refuses what was received later."""
+        """Tell the rooms whose voting period's time is over; no vote is taken from that very moment on. The workers
+        commit the close by themselves, when they can, and refuse what was received later."""
         while True:
             await asyncio.sleep(_CLOCK_S)
             for room in self._rooms.timed():
-                closes_at_us = room.poll.closes_at_us
-                if 0 < closes_at_us <= now_us():
-                    self.closing(PollClosing(room.poll.poll_id, room.code, closes_at_us))
+                if 0 < room.closes_at_us <= now_us():
+                    self.closing(PollClosing(room.poll.poll_id, room.code, room.closes_at_us))
 
     def reopen_admission(self, room: Room) -> None:
         """The close could not be sent: it never was."""

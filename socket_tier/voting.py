@@ -8,6 +8,7 @@ from uuid import UUID
 from models.ballots import ERRORS, VOTE_STANDS
 from models.runtime.correlation import correlation_id, named_by_caller
 from models.wire import names
+from models.wire.commands import CastVote
 from models.wire.notices import BatchApplied, Rejection
 from models.wire.polls import iso_time
 from socket_tier.audit import Audit
@@ -89,7 +90,8 @@ class Voting:
         """
         arrived = time.perf_counter()
         room, member = await self._participant(session, request)
-        opened_at_us = room.open_since_us
+        at_us = now_us()
+        opened_at_us = room.open_since_us(at_us)
         if opened_at_us is None:
             raise voting_not_open()
         if request.option_index >= len(room.poll.options):
@@ -98,7 +100,7 @@ class Voting:
             raise Invalid(ERRORS[VOTE_STANDS], VOTE_STANDS, status=409)
         self._shedding.vote()
         self._limits.vote(member.votes, session.address_votes, room.votes)
-        vote = member.cast(room.poll.poll_id, request.option_index, now_us(), opened_at_us)
+        vote = member.cast(room.poll.poll_id, request.option_index, at_us, opened_at_us)
         receipt = AwaitedReceipt(arrived, session.sid, request.command_id, request.room_code, correlation_id.get())
         if named_by_caller.get():
             self._buffer.add_traced(vote, receipt)
@@ -151,6 +153,7 @@ class VoteResults:
         buffer: VoteBuffer,
         sessions: Sessions,
         rooms: Rooms,
+        choices: Choices,
         fanout: Fanout,
         metrics: NodeMetrics,
         vote_log: VoteLog,
@@ -159,6 +162,7 @@ class VoteResults:
         self._log = vote_log
         self._sessions = sessions
         self._rooms = rooms
+        self._choices = choices
         self._fanout = fanout
         self._metrics = metrics
         self._applied: asyncio.Queue[BatchApplied] = asyncio.Queue()
@@ -193,7 +197,7 @@ class VoteResults:
                 payload["correlationId"] = receipt.correlation_id
             if rejection is not None:
                 self._log.rejected(notice.batch_id, rejection, vote.participant_id, receipt, traced.get(index))
-                await self._reject(vote.participant_id, payload, rejection)
+                await self._reject(vote.participant_id, payload, rejection, vote)
             elif self._sessions.get(receipt.sid) is not None:
                 payload["recordedAt"] = recorded_at
                 await self._fanout.deliver(receipt.sid, names.VOTE_RECORDED, payload)
@@ -204,12 +208,17 @@ class VoteResults:
                 self._log.rejected(notice.batch_id, forgotten, forgotten.participant_id, None, None)
                 await self._reject(forgotten.participant_id, payload, forgotten)
 
-    async def _reject(self, participant_id: UUID, payload: dict[str, Any], why: Rejection) -> None:
-        """Tell the voter, who may sit at another node by now, or in two tabs."""
+    async def _reject(
+        self, participant_id: UUID, payload: dict[str, Any], why: Rejection, vote: CastVote | None = None
+    ) -> None:
+        """Tell the voter, who may sit at another node by now, or in two tabs. A ``vote`` that isn't known any more is
+        so old that the worker has made Redis forget it."""
         self._metrics.count("votes.rejected")
         room = self._rooms.known(payload["roomCode"])
         member = room.members.get(participant_id) if room is not None else None
         if member is not None:
             member.choice = None  # asked for anew at the next resume
+        if vote is not None:
+            self._choices.forget(payload["roomCode"], member or Member(participant_id, ""), vote)
         payload |= {"error": why.error, "code": why.code}
         await self._fanout.broadcast(names.participant_room(participant_id), names.VOTE_REJECTED, payload)

@@ -76,7 +76,7 @@ class CommandBroker(RabbitmqBroker):
         self.stopping = threading.Event()
         self.hold_s = settings.worker.outage_hold_s
         self._prefetch = prefetch
-        self._arguments = None if priority is None else {"x-priority": priority}
+        self.consumer_arguments = None if priority is None else {"x-priority": priority}
         self._work: queue.PriorityQueue[_WorkQueueItem] | None = None
 
     def use(self, settings: BrokerSettings) -> None:
@@ -93,7 +93,7 @@ class CommandBroker(RabbitmqBroker):
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> "CommandConsumer":
         """Prefetch comes from the settings: what is prefetched doesn't count against the queue's limit."""
         prefetch = self._prefetch if queue_name == q_name(queue_name) else _DELAYED_PREFETCH
-        return CommandConsumer(self, queue_name, prefetch, timeout, self._arguments)
+        return CommandConsumer(self, queue_name, prefetch, timeout, self.consumer_arguments)
 
     def put_back(self, message: CommandMessage) -> None:
         """Behind everything of the same priority that this worker holds."""

@@ -4,6 +4,7 @@ from uuid import UUID, uuid5
 
 from models import poll_store
 from models.runtime import correlation
+from models.state_log import TIMER
 from models.wire.commands import ChangeState
 from models.wire.polls import PollState
 from workers.actors.host import HostActors
@@ -36,7 +37,6 @@ class TimedCloses:
         for poll_id, opened_at_us, closes_at_us in self._gate.call(lambda db: poll_store.due_closes(db, now_us())):
             command_id = uuid5(_CLOSES, f"{poll_id} {opened_at_us}")
             trace = correlation.begin()
-            self._host.change_state(
-                ChangeState(command_id, NOBODY, poll_id, PollState.CLOSED, closes_at_us, "timer", trace)
-            )
-            self._metrics.count("polls.closed_by_time")
+            close = ChangeState(command_id, NOBODY, poll_id, PollState.CLOSED, closes_at_us, TIMER, trace)
+            if self._host.change_state(close):
+                self._metrics.count("polls.closed_by_time")

@@ -169,7 +169,8 @@ class VoteLane:
             return False
         room, member = entered
         in_address, in_room = session.address_votes, room.votes
-        opened_at_us = room.open_since_us
+        at_us = now_us()
+        opened_at_us = room.open_since_us(at_us)
         if (
             opened_at_us is None
             or request.participantId != member.wire_id
@@ -182,7 +183,7 @@ class VoteLane:
             return False
         in_address.left -= 1
         in_room.left -= 1
-        vote = member.cast(room.poll.poll_id, request.optionIndex, now_us(), opened_at_us)
+        vote = member.cast(room.poll.poll_id, request.optionIndex, at_us, opened_at_us)
         command = b"" if request.commandId is None else _encode(request.commandId)
         receipt = LaneReceipt(self, socket, session.sid, ack, room, member, vote, command)
         try:

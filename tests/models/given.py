@@ -33,8 +33,10 @@ def open_poll(db: Database, options: int = 3, rules: PollRules = USUAL_RULES) ->
     return change(db, poll(db, options, rules=rules).poll_id, "open", OPENED_US).poll
 
 
-def change(db: Database, poll_id: int, state: str, at_us: int, now_us: int | None = None) -> StateChange:
-    command = ChangeState(uuid4(), NODE, poll_id, PollState(state), at_us, actor="host")
+def change(
+    db: Database, poll_id: int, state: str, at_us: int, now_us: int | None = None, actor: str = "host"
+) -> StateChange:
+    command = ChangeState(uuid4(), NODE, poll_id, PollState(state), at_us, actor)
     return change_state(db, command, at_us if now_us is None else now_us)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from models import poll_store
 from models.migrations.runner import migrate_down
+from models.state_log import TIMER
 from models.vote_store import store_batches
 from models.wire.polls import PollRules, PollState, Results
 from tests.models.given import (
@@ -83,6 +84,29 @@ def test_a_poll_is_due_from_the_moment_on_at_which_its_time_is_over(database):
     # Opened again it is open for as long again
     again = change(database, timed.poll_id, "open", end_us).poll
     assert again.closes_at_us == end_us + 60 * _S
+
+
+def test_a_vote_received_after_the_end_is_refused_before_anybody_has_committed_the_close(database):
+    timed = open_poll(database, rules=PollRules(close_after_s=60)).poll_id
+    end_us = OPENED_US + 60 * _S
+    stored = store(database, vote(timed, 1, 0, received_us=end_us - 1), vote(timed, 2, 1, received_us=end_us))
+    assert codes(stored) == [[(1, "voting_not_open")]]
+    assert totals(database, timed) == (1, 0, 0)
+
+
+def test_an_old_periods_timer_leaves_the_next_one_alone(database):
+    timed = open_poll(database, rules=PollRules(close_after_s=60)).poll_id
+    end_us = OPENED_US + 60 * _S
+    # Given a host who closed and opened again shortly before the end, and workers who hear of it in the wrong order
+    change(database, timed, "closed", end_us, actor=TIMER)
+    change(database, timed, "closed", end_us - 2 * _S)
+    again = change(database, timed, "open", end_us - _S).poll
+    assert (again.state, again.closes_at_us) == (PollState.OPEN, end_us + 59 * _S)
+    # And one who opens again before anybody has committed the close
+    late = change(database, timed, "open", end_us + 59 * _S + 5)
+    assert (late.poll.state, late.changed, late.poll.reopened_count) == (PollState.OPEN, True, 2)
+    assert late.poll.closes_at_us == end_us + 119 * _S + 5
+    assert not change(database, timed, "closed", end_us + 59 * _S, actor=TIMER).changed
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from uuid import UUID, uuid4
 
@@ -81,6 +82,29 @@ async def test_after_a_takeover_the_old_token_the_old_cookie_and_the_old_socket_
     for url in urls:
         assert (await rest.change(poll, "open", token=token, url=url)).status == 200
     assert (await host.change(poll.code, "closed"))["success"]
+
+
+@pytest.mark.proves("FR-013", "US2.3")
+async def test_who_joins_with_the_old_token_during_a_takeover_hears_nothing_that_hosts_hear(
+    new_browser: NewBrowser, rest: Rest, node_urls: list[str]
+) -> None:
+    # Given a poll whose totals are the host's alone
+    poll = await rest.open_poll(results="host")
+    old_ones = [await new_browser(node_urls[0]).connect() for _ in range(30)]
+    voter = await new_browser(node_urls[0]).connect()
+    joined = await voter.join(poll.code, "Ada")
+    # When many come with the old token at the moment of the takeover
+    answer, *_ = await asyncio.gather(
+        take_over(rest, poll, poll.host_token),
+        *(old.call("join", {"roomCode": poll.code, "hostToken": poll.host_token}) for old in old_ones),
+    )
+    host = await new_browser(node_urls[0]).connect()
+    await host.call("join", {"roomCode": poll.code, "hostToken": answer.body["hostToken"]})
+    assert (await voter.vote(poll.code, joined, 1))["success"]
+    await host.hears("vote-update", votes=[0, 1, 0])
+    # Then the new host sees the totals, and none of those does, in whatever order it all came
+    for old in old_ones:
+        assert not [update for update in old.heard("vote-update") if any(update["votes"])]
 
 
 @pytest.mark.proves("FR-013", "US2.3")

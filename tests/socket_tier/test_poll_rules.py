@@ -165,7 +165,7 @@ async def test_of_votes_sent_at_once_the_first_stands(
 ) -> None:
     # A node takes votes that come before the first one's ack; the worker decides.
     poll = await rest.open_poll(voteChange=False)
-    ada = await new_browser().connect()
+    ada = await new_browser(jar="Ada's").connect()
     joined = await ada.join(poll.code, "Ada")
     names = [f"vote {number}" for number in range(3)]
     acks = await asyncio.gather(
@@ -177,6 +177,15 @@ async def test_of_votes_sent_at_once_the_first_stands(
     for name in taken[1:]:
         assert (await ada.hears("vote-rejected", commandId=name))["code"] == "vote_stands"
     assert stored_votes(poll.code) == {joined["participantId"]: 0}
+    # And that is the choice that she finds when she comes back, not the refused one that was acked last
+    await ada.close()
+    again = await new_browser(jar="Ada's").connect()
+
+    async def first_choice() -> bool:
+        return (await again.join(poll.code, "Ada"))["previousVote"] == 0
+
+    await eventually(first_choice, "her choice")
+    assert (await again.vote(poll.code, joined, 0))["success"]
 
 
 @both_transports

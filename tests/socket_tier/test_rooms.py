@@ -12,13 +12,13 @@ from models.runtime.settings import load
 from models.wire import names
 from models.wire.commands import RestoreRoom
 from models.wire.notices import RoomRestored
-from models.wire.polls import PollSnapshot, PollState
+from models.wire.polls import PollRules, PollSnapshot, PollState, Results
 from socket_tier.cache import Cache
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
 from socket_tier.redis_pipeline import RedisPipeline
 from socket_tier.refusals import Invalid
-from socket_tier.rooms import Rooms
+from socket_tier.rooms import Room, Rooms
 from socket_tier.vote_buffer import now_us
 
 DAY_US = 86_400_000_000
@@ -53,15 +53,58 @@ async def pipeline(redis_url: str) -> AsyncIterator[RedisPipeline]:
     await pipeline.close()
 
 
+def rooms_beside(pipeline: RedisPipeline, workers: Workers) -> Rooms:
+    settings = load()
+    metrics = NodeMetrics(settings.metrics, "node", "test")
+    limits = Limits(settings.limits, metrics)
+    return Rooms(Cache(pipeline, 60), cast(Any, workers), uuid4(), settings.room, limits, metrics)
+
+
+def room(**more: Any) -> Room:
+    open_poll = msgspec.structs.replace(poll(1, 0), state_changed_at_us=5, opened_at_us=5, votes=(3, 1), **more)
+    return Room(open_poll, cast(Any, SimpleNamespace()))
+
+
+def test_no_vote_is_taken_from_the_very_moment_on_at_which_a_periods_time_is_over() -> None:
+    timed = room(rules=PollRules(close_after_s=2))
+    assert (timed.open_since_us(2_000_004), timed.open_since_us(2_000_005)) == (5, None)
+    assert room().open_since_us(2_000_005) == 5
+
+
+def test_a_close_that_is_on_its_way_shows_nobody_the_totals_that_wait_for_it() -> None:
+    here = room(rules=PollRules(Results.AFTER_CLOSE))
+    here.closing_us = here.next_change_us()
+    assert (here.state, here.view(seen=False)["votes"]) == (PollState.CLOSED, [0, 0])
+    here.learn(msgspec.structs.replace(here.poll, state=PollState.CLOSED, state_changed_at_us=here.closing_us))
+    assert here.view(seen=False)["votes"] == [3, 1]
+
+
+async def test_who_is_in_a_room_is_told_of_a_change_that_a_read_has_brought(pipeline: RedisPipeline) -> None:
+    rooms = rooms_beside(pipeline, Workers())
+    told: list[tuple[Room, PollState]] = []
+    rooms.on_changed = lambda room, previous: told.append((room, previous))
+    opened = poll(1, 0)
+    closed = msgspec.structs.replace(opened, state=PollState.CLOSED, state_changed_at_us=9)
+    here = rooms.add(opened)
+    here.sids.add("somebody")
+    for way in (
+        lambda: rooms.add(closed),
+        lambda: rooms.add(opened, closing_us=99),
+        lambda: rooms.learn(closed),
+    ):
+        here.poll, here.closing_us = opened, 0
+        way()
+        assert told.pop() == (here, PollState.OPEN)
+    rooms.add(here.poll)
+    assert told == []
+
+
 @pytest.mark.proves("FR-005")
 async def test_a_room_whose_polls_retention_is_over_is_read_anew_and_may_be_another_polls(
     pipeline: RedisPipeline,
 ) -> None:
-    settings, workers = load(), Workers()
-    metrics = NodeMetrics(settings.metrics, "node", "test")
-    rooms = Rooms(
-        Cache(pipeline, 60), cast(Any, workers), uuid4(), settings.room, Limits(settings.limits, metrics), metrics
-    )
+    workers = Workers()
+    rooms = rooms_beside(pipeline, workers)
     # Given a poll that is over, in this node's memory, with somebody in it, and in Redis
     over = poll(1, now_us() - 1)
     old = rooms.add(over)

@@ -147,6 +147,32 @@ test("a choice that was accepted is uncounted until it is told, and after a relo
   assert.equal(ballot.uncounted, null);
 });
 
+test("what a dead node's worker says of a vote reaches the choice that is meant", () => {
+  const ballot = freshBallot();
+  ballot.choose(1);
+  ballot.accepted(ballot.vote);
+  ballot.rejected({ optionIndex: 0, error: "late" });
+  assert.equal(ballot.vote.state, "accepted");
+  ballot.rejected({ optionIndex: 1, error: "late" });
+  ballot.pollIsFinal();
+  assert.equal(ballot.vote.state, "refused");
+});
+
+test("an accepted choice gives way to the server's where it can't be asked about again", () => {
+  const ballot = freshBallot();
+  ballot.choose(1);
+  ballot.accepted(ballot.vote);
+  ballot.resumed(0, true);
+  assert.equal(ballot.vote.optionIndex, 1);
+  ballot.stands(0); // the answer when it was asked about
+  assert.deepEqual([ballot.vote.optionIndex, ballot.uncounted], [0, null]);
+  ballot.choose(1);
+  ballot.accepted(ballot.vote);
+  ballot.resumed(0, false);
+  ballot.pollIsFinal();
+  assert.deepEqual([ballot.vote.optionIndex, ballot.vote.state], [0, "counted"]);
+});
+
 test("news about an older choice does not touch the newer one", () => {
   const ballot = freshBallot();
   ballot.choose(0);

@@ -157,7 +157,7 @@ def test_a_vote_that_a_node_accepted_and_took_with_it_is_shown_as_counted(
     assert stored(host.room_code) == [1]
 
 
-@pytest.mark.parametrize("how", ["cut", "slow"])
+@pytest.mark.parametrize("how", ["cut", "slow", "dead"])
 def test_the_page_is_right_soon_after_the_line_is_back(create_poll, ada, stored, how):
     host = create_poll()
     host.opens_voting()
@@ -172,6 +172,9 @@ def test_the_page_is_right_soon_after_the_line_is_back(create_poll, ada, stored,
         ada.sees_state("vote-state", "sending")
         if how == "cut":
             ada.line.goes_away()
+        if how == "dead":
+            ada.line.cut = True  # nobody says so, and what is begun anew hangs
+        if how != "slow":
             ada.sees_state("connection", "reconnecting")
         ada.page.wait_for_timeout(2500)
         # When it is back
@@ -254,6 +257,12 @@ def test_the_big_screen_says_when_totals_are_paused(create_poll, new_page):
     expect(screen.part("totals-note")).to_contain_text("Live totals are paused")
     expect(screen.part("totals-note")).to_have_css("background-color", re.compile(r"rgb\("))
     socket.send('42["results-resumed",{"reason":"live results are back"}]')
+    expect(screen.part("totals-note")).to_be_empty()
+    # Nor does it go on saying so when the node that lost it is gone
+    socket.send('42["results-paused",{"reason":"live results are delayed"}]')
+    expect(screen.part("totals-note")).to_contain_text("Live totals are paused")
+    screen.line.goes_away()
+    screen.line.returns()
     expect(screen.part("totals-note")).to_be_empty()
 
 

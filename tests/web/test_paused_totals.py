@@ -40,6 +40,10 @@ def test_host_and_big_screen_say_that_totals_are_paused_and_catch_up(create_poll
         expect(viewer.part("totals-note")).to_be_in_viewport(ratio=1)
         assert violations(viewer.page, {}) == []
     ada.taps(1)
+    # And so does a screen that comes meanwhile
+    late = VotemillPage(new_page(1280, 720))
+    late.page.goto(f"/screen/{host.room_code}")
+    expect(late.part("totals-note")).to_contain_text("Live totals are paused", timeout=WAIT_MS)
     # Then they say it no longer when it is back, and the vote of meanwhile is in the totals
     stack["redis"].thaw()
     for viewer in (host, screen):

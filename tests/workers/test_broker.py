@@ -213,6 +213,12 @@ def test_members_and_reports_leave_threads_for_hosts():
         pass
 
 
+def test_the_vote_worker_that_was_started_last_goes_first(start):
+    earlier, later = (start("votes").broker.consumer_arguments["x-priority"] for _ in range(2))
+    assert earlier < later
+    assert start("host").broker.consumer_arguments is None
+
+
 def test_of_two_vote_workers_one_takes_all_it_has_room_for(settings, amqp, queues):
     # Given two that have room for three messages each, and different priorities
     metrics = WorkerMetrics(settings, "votes")

@@ -167,7 +167,8 @@ def test_a_rejected_voter_is_told_through_redis_when_the_node_is_gone(start, amq
 
     message = eventually(rejected)
     assert message["room"] == names.participant_room(late.participant_id)
-    assert message["data"] == [{"optionIndex": 9, "error": "Invalid option index", "code": "invalid_option"}]
+    said = {"error": "Invalid option index", "code": "invalid_option"}
+    assert message["data"] == [{"optionIndex": 9, "roomCode": poll.room_code} | said]
     listener.close()
 
 

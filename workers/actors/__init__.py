@@ -42,7 +42,7 @@ class Lane:
 def declare(
     broker: CommandBroker,
     command: type[C],
-    handle: Callable[[C], None],
+    handle: Callable[[C], object],
     *,
     priority: int,
     lane: Lane | None = None,

@@ -65,8 +65,10 @@ class HostActors:
 
         self._requests.serve(command.node_id, command.command_id, command.deadline_us, work)
 
-    def change_state(self, command: ChangeState) -> None:
+    def change_state(self, command: ChangeState) -> bool:
         """Apply a state change and tell every node, also when it changed nothing: that is the answer to a repeat.
+
+        True when it has changed the poll.
 
         Done only when RabbitMQ has the notice; the command comes again otherwise, and applying it again is harmless.
         """
@@ -74,19 +76,20 @@ class HostActors:
             change = self._gate.call(lambda db: poll_store.change_state(db, command, now_us()))
         except poll_store.PollMissing:
             self._notices.refuse(command.node_id, command.command_id, "poll_not_found", "Poll not found")
-            return
+            return False
         poll = change.poll
         self._show(poll)
         self._results.mark([poll.poll_id], traced={poll.poll_id: [correlation_id.get()]})
         if change.revoked:
             self._notices.tell_all_surely(StateChanged(uuid4(), poll, change.previous_state))
             self._notices.refuse(command.node_id, command.command_id, "not_host", "Only host can change poll state")
-            return
+            return False
         changed = StateChanged(command.command_id, poll, change.previous_state, correlation_id.get())
         self._notices.tell_all_surely(changed)
         if change.changed:
             self._metrics.count("states.changed")
             log.info("poll_state_changed", extra={"poll_id": poll.poll_id, "state": poll.state.value})
+        return change.changed
 
     def revoke_hosts(self, command: RevokeHosts) -> None:
         """Revoke a poll's host tokens and tell every node; a repeat tells them again."""

@@ -80,7 +80,12 @@ class VoteActors:
         emissions = []
         for rejection in rejected:
             vote = batch.votes[rejection.index]
-            payload = {"optionIndex": vote.option_index, "error": rejection.error, "code": rejection.code}
+            payload = {
+                "optionIndex": vote.option_index,
+                "roomCode": rejection.room_code,
+                "error": rejection.error,
+                "code": rejection.code,
+            }
             emissions.append(Emission(names.VOTE_REJECTED, payload, names.participant_room(vote.participant_id)))
         try:
             self._fan_out.emit(emissions)

@@ -149,21 +149,24 @@ export class VotemillClient extends Signals {
   }
 
   #joined(answer) {
-    if (answer.participantId) this.#takeSeat(answer);
+    if (answer.participantId) this.#takeSeat(answer, answer.poll?.state === "open");
+    this.#view.paused(false); // unless the node says so again
     if (answer.poll) this.#changed(this.#view.adopt(answer.poll));
     this.#outbox?.open();
-    if (answer.participantId) this.#askAgain();
+    if (answer.participantId) this.#askAgain(answer.previousVote);
   }
 
   /** Whether a vote was counted is told once, and a node may die before. The same vote again is told again. */
-  #askAgain() {
+  #askAgain(previousVote) {
     const vote = this.#ballot.uncounted;
     if (!vote || this.poll.state !== "open") return;
-    // No answer and no refusal takes away what was accepted; the next join asks once more, and final totals settle it.
-    this.#send(vote).catch(() => {});
+    // Without an answer the next join asks once more, and final totals settle it.
+    this.#send(vote).catch(({ code }) => {
+      if (code === "vote_stands") this.#ballot.stands(previousVote);
+    });
   }
 
-  #takeSeat({ participantId, participantToken = this.#identity.participantToken, previousVote }) {
+  #takeSeat({ participantId, participantToken = this.#identity.participantToken, previousVote }, isOpen) {
     const { roomCode } = this.#identity;
     this.#identity = { roomCode, participantToken };
     remember("participant", roomCode, { nickname: this.#nickname, participantId, participantToken });
@@ -172,7 +175,7 @@ export class VotemillClient extends Signals {
       this.#ballot = new Ballot(roomCode, participantId, (vote) => this.emit("vote", vote));
       this.#outbox = new Outbox(this.#ballot, (vote) => this.#send(vote));
     }
-    this.#ballot.resumed(previousVote);
+    this.#ballot.resumed(previousVote, isOpen);
     this.emit("vote", this.#ballot.vote);
   }
 
@@ -190,7 +193,7 @@ export class VotemillClient extends Signals {
     hear("results-paused", () => this.#changed(this.#view.paused(true)));
     hear("results-resumed", () => this.#changed(this.#view.paused(false)));
     hear("vote-recorded", (event) => this.#ballot?.recorded(event));
-    hear("vote-rejected", ({ commandId, error }) => this.#ballot?.refused(commandId, { message: error }));
+    hear("vote-rejected", (event) => this.#ballot?.rejected(event));
     for (const [event, signal] of [["participant-joined", "arrived"], ["participant-left", "departed"]]) {
       hear(event, (person) => {
         this.#changed(this.#view.counted(person.count));

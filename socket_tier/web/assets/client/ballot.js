@@ -69,7 +69,13 @@ export class Ballot {
     }
   }
 
-  /** A never-valid refusal, or a `vote-rejected` event: the choice that stood before stands again. */
+  /** A `vote-rejected` event. Without a commandId it comes from somebody who doesn't know it: the node has died. */
+  rejected({ commandId, optionIndex, error }) {
+    const isMeant = !commandId && this.uncounted?.optionIndex === optionIndex;
+    this.refused(isMeant ? this.#vote.commandId : commandId, { message: error });
+  }
+
+  /** A never-valid refusal: the choice that stood before stands again. */
   refused(commandId, { message, correlationId = "" }) {
     if (!this.#isCurrent(commandId)) return;
     const standing = this.#vote.standing;
@@ -80,17 +86,21 @@ export class Ballot {
   }
 
   /**
-   * What the server knows, told by every join. A choice that is still on its way is newer than that, and so is one that
-   * it has accepted and not said to have counted: a node that was killed may not have told the others of it.
+   * What the server knows, told by every join. A choice that is still on its way is newer than that. While voting is
+   * open, so is one that the server has accepted and not said to have counted: a node that was killed may not have told
+   * the others of it, and it is asked again.
    */
-  resumed(previousVote) {
-    if (!Number.isInteger(previousVote) || this.uncounted) return;
+  resumed(previousVote, isOpen = true) {
+    if (!Number.isInteger(previousVote) || (isOpen && this.uncounted)) return;
     if (this.unsent) {
       const standing = { optionIndex: previousVote, state: "accepted", commandId: null };
       this.#set({ ...this.#vote, standing });
-    } else if (this.#vote.optionIndex !== previousVote) {
-      this.#set({ ...nothing(), optionIndex: previousVote, state: "accepted" });
-    }
+    } else this.stands(previousVote);
+  }
+
+  /** The server has this choice, whatever was accepted later did not count. */
+  stands(optionIndex) {
+    if (this.#vote.optionIndex !== optionIndex) this.#set({ ...nothing(), optionIndex, state: "accepted" });
   }
 
   /** Final totals hold every vote that was accepted. */

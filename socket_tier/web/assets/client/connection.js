@@ -47,6 +47,7 @@ export class Connection extends Signals {
     if (this.#socket.active) return;
     this.#set("connecting");
     this.#socket.connect();
+    this.#lookWhileItHangs();
   }
 
   close() {
@@ -124,7 +125,7 @@ export class Connection extends Signals {
       const look = { cache: "no-store", signal: AbortSignal.timeout(LOOK_MS) };
       const isThere = await fetch(new URL("/api/health/live", this.#url), look).then(({ ok }) => ok, () => false);
       if (!isThere || !isStillHanging()) continue;
-      this.#renew();
+      this.#renew({ isLookedAt: false });
       return;
     }
   }
@@ -150,18 +151,20 @@ export class Connection extends Signals {
   }
 
   /** Give the line up, if there is one, and open another within a moment; not all phones of a hall at once. */
-  #renew() {
+  #renew({ isLookedAt = true } = {}) {
+    this.#attempt += 1; // a look at the line that is given up must not end the next one
     this.#socket.disconnect();
     this.#set("reconnecting");
-    this.#openAgainIn(Math.random() * 400);
+    this.#openAgainIn(Math.random() * 400, isLookedAt);
   }
 
-  #openAgainIn(waitMs) {
+  #openAgainIn(waitMs, isLookedAt = true) {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       if (this.state.phase === "idle" || this.isConnected) return;
       this.#set("reconnecting");
       this.#socket.disconnect().connect();
+      if (isLookedAt) this.#lookWhileItHangs();
     }, waitMs);
   }
 

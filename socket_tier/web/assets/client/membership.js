@@ -39,6 +39,7 @@ export class Membership extends Signals {
   }
 
   leave() {
+    this.#role?.reject(new Error("left"));
     this.#abandonAttempt();
     this.#role = null;
     this.#set("none");
