@@ -111,7 +111,7 @@ class Node:
             settings.redis,
             self.redis,
             self.metrics,
-            route=lambda *news: self.screens.take(*news),
+            route=lambda *news: self.sockets.take(*news) or self.screens.take(*news),
             on_hearing=self._on_hearing,
         )
         self.rooms = Rooms(self.cache, self.commands, self.node_id, settings.room, self.limits, self.metrics)

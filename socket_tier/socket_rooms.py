@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from uuid import UUID
 
 import socketio
 
@@ -14,6 +15,8 @@ from socket_tier.sessions import Session
 from socket_tier.tasks import Tasks
 from socket_tier.ticker import Ticker
 from socket_tier.vote_buffer import now_us
+
+_TELL_NODES_EVERY_S = 0.2
 
 
 def state_changed(room: Room, previous: PollState) -> dict[str, Any]:
@@ -55,6 +58,7 @@ class SocketRooms:
         self._rooms = rooms
         self._tasks = tasks
         self._most_per_session = most_per_session
+        self._first_voters: dict[str, list[str]] = {}  # by room code; of whom the other nodes are to hear
 
     def require_place(self, session: Session, room: Room) -> None:
         """:raises Invalid: the session is in as many rooms as one may be in"""
@@ -93,6 +97,28 @@ class SocketRooms:
     def voted(self, room: Room, member: Member) -> None:
         """A participant's first vote is taken, in a poll that shows its totals to those who voted."""
         self._tasks.start(self._show_totals(room, member), "show-totals")
+        if not self._first_voters:
+            asyncio.get_running_loop().call_later(_TELL_NODES_EVERY_S, self._tell_nodes)
+        self._first_voters.setdefault(room.code, []).append(member.key)
+
+    def _tell_nodes(self) -> None:
+        """A participant may have another tab, at another node."""
+        voters, self._first_voters = self._first_voters, {}
+        for code, keys in voters.items():
+            told = self._fanout.broadcast(names.nodes_room(code), names.FIRST_VOTERS, {"roomCode": code, "keys": keys})
+            self._tasks.start(told, "tell-nodes")
+
+    def take(self, event: str, _target: str, payload: Any) -> bool:
+        """What nodes tell each other over the fan-out; False when it is for browsers."""
+        if event != names.FIRST_VOTERS:
+            return False
+        room = self._rooms.known(payload["roomCode"])
+        members = room.members if room is not None else {}
+        for key in payload["keys"]:
+            member = members.get(UUID(hex=key))
+            if room is not None and member is not None and member.choice is None:
+                self._tasks.start(self._show_totals(room, member), "show-totals")
+        return True
 
     async def _show_totals(self, room: Room, member: Member) -> None:
         await self.reveal(room, member)

@@ -109,6 +109,11 @@ def totals_room(room_code: str) -> str:
     return f"totals:{room_code}"
 
 
+def nodes_room(room_code: str) -> str:
+    """Socket.IO room in which no browser is: what nodes tell each other about a poll."""
+    return f"nodes:{room_code}"
+
+
 def participant_room(participant_id: UUID) -> str:
     """Every socket of one participant: two tabs are one participant."""
     return f"p:{participant_id.hex}"
@@ -125,3 +130,5 @@ VOTE_REJECTED = "vote-rejected"
 SESSION_RESUMED = "session-resumed"
 RESULTS_PAUSED = "results-paused"
 RESULTS_RESUMED = "results-resumed"
+# From node to node.
+FIRST_VOTERS = "first-voters"

@@ -95,9 +95,11 @@ async def test_totals_show_to_those_who_voted_and_to_the_host(new_browser: NewBr
     assert (await rest.read(poll))["votes"] == [0, 1, 0]
 
 
-async def test_who_voted_sees_totals_in_another_tab_and_after_a_reload(new_browser: NewBrowser, rest: Rest) -> None:
+async def test_who_voted_sees_totals_in_another_tab_and_after_a_reload(
+    new_browser: NewBrowser, rest: Rest, node_urls: list[str]
+) -> None:
     poll = await rest.open_poll(results="after-vote")
-    ada, other_tab = [await new_browser(jar="Ada's").connect() for _ in range(2)]
+    ada, other_tab = [await new_browser(url, jar="Ada's").connect() for url in (node_urls[0], node_urls[-1])]
     joined = await ada.join(poll.code, "Ada")
     assert (await other_tab.join(poll.code, "Ada"))["participantId"] == joined["participantId"]
     assert (await ada.vote(poll.code, joined, 2))["success"]

@@ -212,12 +212,13 @@ def test_while_a_pipe_takes_nothing_nobody_waits_and_a_file_takes_over(tmp_path:
         # Then logging costs no time that a write would take
         assert float(process.stderr.readline()) < 10
         _until(lambda: numbers(*kept(tmp_path))[-1:] == [1_999])
-        # When somebody reads again
+        # When somebody reads again, and the next line comes
         os.close(writer)
-        with os.fdopen(reader) as pipe:
+        with os.fdopen(reader, "rb", buffering=0) as pipe:
+            read = pipe.read(1 << 20)
             process.stdin.write("go on\n")
             process.stdin.flush()
-            text = pipe.read()
+            text = (read + pipe.readall()).decode()
     # Then lines go there again, and not one is missing
     assert numbers(text)[-1] == -1 and '"stdout_back"' in text
     assert sorted(numbers(text, *kept(tmp_path))) == [-1, *range(2_000)]
