@@ -8,7 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-PATIENCE_S = 30.0  # above what a close waits for a node that has died (worker.straggler_wait_s)
+# Above what closes wait for nodes of other tests, which die or have slow clocks (worker.straggler_wait_s each).
+PATIENCE_S = 60.0
 
 
 async def eventually(condition: Callable[[], Any | Awaitable[Any]], what: str, within_s: float = PATIENCE_S) -> Any:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from playwright.sync_api import Locator, Page, expect
 
-WAIT_MS = 30_000  # totals become final 15 s after a close, when another test's node has just died
+WAIT_MS = 60_000  # totals wait for nodes of other tests that die or have slow clocks
 BROWSER_ARGUMENTS = [
     "--headless",
     "--no-sandbox",
