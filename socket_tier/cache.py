@@ -43,7 +43,7 @@ end
 """)
 
 # Stores choices unless a newer one is there. KEYS: choices. ARGV: seconds to live; "participant option seq ...", one
-# string for all, since a client spends more on each argument than on all else.
+# string for all, since a client spends more on each argument than on all else. Option -2 (NOT_COUNTED) takes one away.
 _STORE_CHOICES = Script("""
 for participant, option, seq in string.gmatch(ARGV[2], '(%S+) (%S+) (%S+)') do
   local stored = redis.call('HGET', KEYS[1], participant)

@@ -38,14 +38,18 @@ class Choices:
     def note(self, room_code: str, member: Member, vote: CastVote) -> None:
         """A vote was acked."""
         self._unwritten[member] = (room_code, vote.option_index, vote.seq)
-        if len(self._unwritten) > _KEPT:
-            del self._unwritten[next(iter(self._unwritten))]
+        self._drop_oldest()
 
     def forget(self, room_code: str, member: Member, vote: CastVote) -> None:
         """A vote that was acked does not count: whoever resumes is told what does instead."""
         waiting = self._unwritten.get(member)
         if waiting is None or waiting[2] <= vote.seq:
             self._unwritten[member] = (room_code, NOT_COUNTED, vote.seq)
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        if len(self._unwritten) > _KEPT:
+            del self._unwritten[next(iter(self._unwritten))]
 
     def hurry(self) -> None:
         """Somebody has left this node, and may resume at another one at once."""

@@ -233,7 +233,8 @@ class Rooms:
     def learn(self, poll: PollSnapshot) -> None:
         """A state change is committed. Also kept for a room that is just being read, perhaps older than this."""
         room = self._rooms.get(poll.room_code)
-        if room.poll.poll_id == poll.poll_id if room is not None else poll.room_code in self._loading:
+        wanted = poll.room_code in self._loading if room is None else room.poll.poll_id == poll.poll_id
+        if wanted:
             self.add(poll)
 
     def hold(self, room: Room, sid: str) -> Room:

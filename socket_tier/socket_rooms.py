@@ -113,11 +113,11 @@ class SocketRooms:
         if event != names.FIRST_VOTERS:
             return False
         room = self._rooms.known(payload["roomCode"])
-        members = room.members if room is not None else {}
-        for key in payload["keys"]:
-            member = members.get(UUID(hex=key))
-            if room is not None and member is not None and member.choice is None:
-                self._tasks.start(self._show_totals(room, member), "show-totals")
+        if room is not None:
+            for key in payload["keys"]:
+                member = room.members.get(UUID(hex=key))
+                if member is not None and member.choice is None:
+                    self._tasks.start(self._show_totals(room, member), "show-totals")
         return True
 
     async def _show_totals(self, room: Room, member: Member) -> None:

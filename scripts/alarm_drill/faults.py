@@ -144,8 +144,10 @@ def balancer_killed(bench: Bench) -> Iterator[None]:
     balancer = Victim(bench.stack.folder, "haproxy", lambda: answers_ready(bench.stack.base.port))
     with bench.log("probe") as out, bench.beside("scripts.probing", env=env, out=out):
         balancer.kill_and_hold_down()
-        yield
-        balancer.bring_back()
+        try:
+            yield
+        finally:  # unlike the others it isn't the stack's to mend
+            balancer.bring_back()
 
 
 @_fault("PoolFilling")
