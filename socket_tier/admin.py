@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from aiohttp import web
 
+from models.runtime.clock import now_us
 from models.runtime.live_settings import Changes, LiveSettings, SetLevel, changeable_keys, changed, value_of
 from models.runtime.logs import LEVELS, ROOT
 from models.runtime.settings import SettingsError
@@ -17,7 +18,6 @@ from socket_tier.audit import Audit
 from socket_tier.cache import Cache
 from socket_tier.http import bearer_token, json_body, json_response
 from socket_tier.refusals import CacheUnavailable, ComeBackLater, Invalid
-from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from models.runtime.clock import now_us
 from models.runtime.correlation import correlation_id
 from models.runtime.hashed_addresses import hashed_address
 from models.runtime.settings import AuditSettings, BudgetSettings
@@ -16,7 +17,6 @@ from socket_tier.commands import Commands
 from socket_tier.limits import Bucket
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import RateLimited, Refused
-from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger("votemill.security")
 

@@ -4,13 +4,13 @@ import asyncio
 import logging
 from uuid import UUID, uuid4
 
+from models.runtime.clock import now_us
 from models.wire.commands import CastVote, FetchChoices
 from models.wire.notices import ChoicesFetched
 from socket_tier.cache import NOT_COUNTED, Cache, StoredChoice
 from socket_tier.commands import Commands
 from socket_tier.refusals import CacheUnavailable, Refused
 from socket_tier.rooms import Member, Room
-from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
 

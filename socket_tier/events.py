@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from models.runtime import correlation
+from models.runtime.clock import now_us
 from models.runtime.logs import Singles
 from models.wire.commands import RestoreBrowser
 from models.wire.notices import BrowserRestored
@@ -24,7 +25,6 @@ from socket_tier.rooms import Rooms
 from socket_tier.server import SocketServer
 from socket_tier.sessions import Session, Sessions
 from socket_tier.socket_rooms import SocketRooms
-from socket_tier.vote_buffer import now_us
 from socket_tier.voting import Voting
 
 log = logging.getLogger(__name__)

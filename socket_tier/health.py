@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from models.runtime.clock import now_us
 from models.runtime.version import VERSION
 from models.wire import names
 from models.wire.notices import WorkerHeartbeat
@@ -19,7 +20,6 @@ from socket_tier.http import json_response
 from socket_tier.refusals import CacheUnavailable
 from socket_tier.rooms import Rooms
 from socket_tier.sessions import Sessions
-from socket_tier.vote_buffer import now_us
 
 _WORKER_SILENT_S = 5.0
 _KEPT_S = 1.0

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
+from models.runtime.clock import now_us
 from models.runtime.correlation import correlation_id
 from models.runtime.settings import SecuritySettings
 from models.runtime.tokens import InvalidToken
@@ -24,7 +25,6 @@ from socket_tier.shedding import Shedding
 from socket_tier.socket_rooms import SocketRooms
 from socket_tier.state_changes import StateChanges
 from socket_tier.tasks import Tasks
-from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
 

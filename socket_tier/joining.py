@@ -8,6 +8,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from models.runtime.clock import now_us
 from models.runtime.settings import Settings
 from models.runtime.tokens import InvalidToken, ParticipantToken, Tokens
 from models.wire import names
@@ -30,7 +31,6 @@ from socket_tier.sessions import Session
 from socket_tier.shedding import Shedding
 from socket_tier.socket_rooms import SocketRooms
 from socket_tier.turnstile import Turnstile
-from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
+from models.runtime.clock import now_us
 from models.runtime.settings import RoomSettings
 from models.wire import names
 from models.wire.commands import RecordPresence, Sighting
@@ -22,7 +23,6 @@ from socket_tier.fanout import Fanout
 from socket_tier.refusals import CacheUnavailable, Refused
 from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.tasks import Tasks
-from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 from aiohttp import web
 
+from models.runtime.clock import now_us
 from models.runtime.settings import Settings
 from models.runtime.tokens import InvalidToken
 from models.wire.commands import CreatePoll, ExportRows
@@ -29,7 +30,6 @@ from socket_tier.payloads import ChangePollState, Payloads, room_code
 from socket_tier.refusals import CacheUnavailable, Refused, WorkersUnavailable, only_host
 from socket_tier.rooms import Room, Rooms
 from socket_tier.shedding import Shedding
-from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from models.runtime.clock import now_us
 from models.runtime.settings import RoomSettings
 from models.wire.commands import CastVote, RestoreRoom
 from models.wire.notices import RoomRestored
@@ -31,7 +32,6 @@ from socket_tier.commands import Commands
 from socket_tier.limits import Allowance, Limits, SessionVotes
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import CacheUnavailable, poll_not_found
-from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from models.runtime.clock import now_us
 from models.runtime.live_settings import LiveSettings
 from models.wire import names
 from socket_tier.fanout import Fanout
@@ -13,7 +14,6 @@ from socket_tier.socket_rooms import hearing_changed
 from socket_tier.tasks import Tasks
 from socket_tier.ticker import Ticker
 from socket_tier.transport.direct_socket import DirectSocket
-from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
 

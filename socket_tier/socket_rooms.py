@@ -6,6 +6,7 @@ from uuid import UUID
 
 import socketio
 
+from models.runtime.clock import now_us
 from models.wire import names
 from models.wire.polls import PollState, closing_time, iso_time
 from socket_tier.fanout import Fanout
@@ -14,7 +15,6 @@ from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.sessions import Session
 from socket_tier.tasks import Tasks
 from socket_tier.ticker import Ticker
-from socket_tier.vote_buffer import now_us
 
 _TELL_NODES_EVERY_S = 0.2
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from uuid import UUID
 
+from models.runtime.clock import now_us
 from models.wire import names
 from models.wire.commands import PollFlushed
 from models.wire.notices import PollClosing, StateChanged
@@ -16,7 +17,7 @@ from socket_tier.rooms import Room, Rooms
 from socket_tier.socket_rooms import state_changed
 from socket_tier.tasks import Tasks
 from socket_tier.ticker import Ticker
-from socket_tier.vote_buffer import VoteBuffer, now_us
+from socket_tier.vote_buffer import VoteBuffer
 
 log = logging.getLogger(__name__)
 

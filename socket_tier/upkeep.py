@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from models.runtime.certificates import CertificateWatch
+from models.runtime.clock import now_us
 from models.runtime.process_levels import ProcessLevels
 from models.runtime.settings import Settings
 from models.wire.commands import NodeHeartbeat
@@ -23,7 +24,6 @@ from socket_tier.presence import Presence
 from socket_tier.refusals import CacheUnavailable, Refused
 from socket_tier.sessions import Sessions
 from socket_tier.shedding import Shedding
-from socket_tier.vote_buffer import now_us
 
 log = logging.getLogger(__name__)
 

@@ -248,8 +248,3 @@ class VoteBuffer:
         if votes:
             self._metrics.count("votes.refused", votes)
             self._metrics.refused("votes", why, votes)
-
-
-def now_us() -> int:
-    """The node's clock: microseconds since the epoch."""
-    return time.time_ns() // 1000

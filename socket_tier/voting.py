@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from models.ballots import ERRORS, VOTE_STANDS
+from models.runtime.clock import now_us
 from models.runtime.correlation import correlation_id, named_by_caller
 from models.wire import names
 from models.wire.commands import CastVote
@@ -23,7 +24,7 @@ from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.sessions import Session, Sessions
 from socket_tier.shedding import Shedding
 from socket_tier.socket_rooms import SocketRooms
-from socket_tier.vote_buffer import VoteBuffer, now_us
+from socket_tier.vote_buffer import VoteBuffer
 from socket_tier.vote_log import VoteLog
 
 _APPLIED_HELD = 10_000  # batches whose voters are still to be told

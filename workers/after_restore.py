@@ -14,11 +14,11 @@ import redis
 from models import poll_store
 from models.database import DatabaseUnavailable, open_database
 from models.runtime import logs
+from models.runtime.clock import now_us
 from models.runtime.settings import Settings, load_or_exit
 from models.wire.notices import StateChanged
 from models.wire.polls import PollSnapshot, PollState
 from workers.cache import open_redis
-from workers.clock import now_us
 from workers.database_gate import DatabaseGate
 from workers.finals import NOBODY
 from workers.metrics import WorkerMetrics

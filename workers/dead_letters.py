@@ -2,8 +2,8 @@
 
 import logging
 
+from models.runtime.clock import now_us
 from models.wire import names
-from workers.clock import now_us
 from workers.metrics import WorkerMetrics
 from workers.outbox import Outbox
 

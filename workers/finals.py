@@ -6,9 +6,9 @@ from uuid import UUID
 
 from models import final_store, poll_store
 from models.database import DatabaseUnavailable
+from models.runtime.clock import now_us
 from models.runtime.settings import Settings
 from models.wire.notices import StateChanged
-from workers.clock import now_us
 from workers.database_gate import DatabaseGate
 from workers.metrics import WorkerMetrics
 from workers.notices import Notices

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import redis
 
+from models.runtime.clock import now_us
 from models.runtime.live_settings import LiveSettings
 from models.runtime.version import VERSION
 from models.wire.notices import WorkerHeartbeat
-from workers.clock import now_us
 from workers.database_gate import DatabaseGate
 from workers.metrics import WorkerMetrics
 from workers.notices import Notices

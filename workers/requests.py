@@ -7,7 +7,7 @@ from uuid import UUID
 import redis
 
 from models.database import DatabaseUnavailable
-from workers.clock import now_us
+from models.runtime.clock import now_us
 from workers.errors import NeverValid
 from workers.metrics import WorkerMetrics
 from workers.notices import Notices

@@ -11,9 +11,9 @@ import redis
 from models import poll_store
 from models.database import DatabaseUnavailable
 from models.runtime import tls
+from models.runtime.clock import now_us
 from models.wire import names
 from models.wire.polls import PollSnapshot, vote_update
-from workers.clock import now_us
 from workers.database_gate import DatabaseGate
 from workers.fan_out import Emission, FanOut
 from workers.metrics import WorkerMetrics

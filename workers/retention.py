@@ -24,11 +24,11 @@ from models.database import Database, DatabaseUnavailable, open_database
 from models.poll_archive import IncompleteArchive
 from models.retention_store import RetiredPoll
 from models.runtime import logs
+from models.runtime.clock import now_us
 from models.runtime.settings import DatabaseSettings, Settings, load_or_exit
 from models.sole_run import sole_run
 from workers.archives import ArchiveUnavailable, open_archive
 from workers.cache import open_redis
-from workers.clock import now_us
 from workers.database_gate import DatabaseGate
 from workers.metrics import WorkerMetrics
 from workers.rooms import Rooms

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from models import poll_store
-from workers.clock import now_us
+from models.runtime.clock import now_us
 from workers.database_gate import DatabaseGate
 from workers.metrics import WorkerMetrics
 from workers.results import ResultsPublisher

@@ -4,11 +4,11 @@ from uuid import UUID, uuid5
 
 from models import poll_store
 from models.runtime import correlation
+from models.runtime.clock import now_us
 from models.state_log import TIMER
 from models.wire.commands import ChangeState
 from models.wire.polls import PollState
 from workers.actors.host import HostActors
-from workers.clock import now_us
 from workers.database_gate import DatabaseGate
 from workers.finals import NOBODY
 from workers.metrics import WorkerMetrics

@@ -12,12 +12,12 @@ from models import vote_store
 from models.ballots import rejection
 from models.database import DatabaseUnavailable
 from models.runtime import correlation
+from models.runtime.clock import now_us
 from models.runtime.settings import WorkerSettings
 from models.wire.commands import VoteBatch
 from models.wire.envelope import Envelope, wrap
 from models.wire.notices import Rejection
 from workers import delivery
-from workers.clock import now_us
 from workers.database_gate import DatabaseGate
 from workers.dead_letters import DeadLetters
 from workers.delivery import Delivery

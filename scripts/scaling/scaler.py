@@ -8,13 +8,13 @@ from uuid import uuid4
 
 import redis
 
+from models.runtime.clock import now_us
 from models.runtime.live_settings import LiveSettings
 from models.runtime.settings import BoundsSettings
 from scripts.scaling.actuators import Actuator, NotDone, Standing
 from scripts.scaling.decision import Decision, Memory, decide
 from scripts.scaling.figures import Measured, NodeFigures, QueueFigures, Unknown
 from scripts.scaling.metrics import ScalerMetrics
-from workers.clock import now_us
 from workers.rooms import Rooms
 
 log = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
+from models.runtime.clock import now_us
 from models.wire.commands import CastVote, OptionIndex
 from socket_tier.choices import Choices
 from socket_tier.payloads import command_id_type
@@ -19,7 +20,7 @@ from socket_tier.sessions import Session
 from socket_tier.shedding import Shedding
 from socket_tier.transport.direct_socket import DirectSocket
 from socket_tier.transport.frames import text_frame
-from socket_tier.vote_buffer import VoteBuffer, now_us
+from socket_tier.vote_buffer import VoteBuffer
 
 _MOST_ACK_DIGITS = 9
 CommandId = TypeVar("CommandId", bound=str)

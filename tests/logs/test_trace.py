@@ -11,11 +11,11 @@ from uuid import uuid4
 import pika
 import pytest
 
+from models.runtime.clock import now_us
 from models.wire.commands import ChangeState
 from models.wire.envelope import wrap
 from models.wire.polls import PollState
 from scripts.faults.stack import RunningStack
-from socket_tier.vote_buffer import now_us
 from tests.breakable import addresses, amqp_url, base_url, database_url, node_urls, run_dir, second_stack
 from tests.logs.conftest import Step, trace, traced
 from tests.replica.superuser import ask

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 
+from models.runtime.clock import now_us
 from models.runtime.settings import load
 from models.wire import names
 from models.wire.commands import RestoreRoom
@@ -19,7 +20,6 @@ from socket_tier.metrics import NodeMetrics
 from socket_tier.redis_pipeline import RedisPipeline
 from socket_tier.refusals import Invalid
 from socket_tier.rooms import Room, Rooms
-from socket_tier.vote_buffer import now_us
 
 DAY_US = 86_400_000_000
 CODE = "QWERT2"

@@ -7,13 +7,13 @@ import redis
 
 from models import final_store, poll_store
 from models.database import DatabaseUnavailable
+from models.runtime.clock import now_us
 from models.runtime.correlation import correlation_id
 from models.wire.commands import ChangeState, ClaimHost, CreatePoll, NodeHeartbeat, PollFlushed, RevokeHosts
 from models.wire.notices import HostsRevoked, PollCreated, StateChanged
 from models.wire.polls import PollSnapshot
 from workers.actors import HOST_FIRST, WRITES, declare
 from workers.broker import CommandBroker
-from workers.clock import now_us
 from workers.database_gate import DatabaseGate
 from workers.metrics import WorkerMetrics
 from workers.notices import Notices

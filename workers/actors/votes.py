@@ -4,6 +4,7 @@ import logging
 
 import redis
 
+from models.runtime.clock import now_us
 from models.runtime.logs import Singles
 from models.wire import names
 from models.wire.commands import VoteBatch
@@ -11,7 +12,6 @@ from models.wire.notices import BatchApplied, Rejection
 from workers import delivery
 from workers.actors import HOST_FIRST, declare
 from workers.broker import CommandBroker
-from workers.clock import now_us
 from workers.fan_out import Emission, FanOut
 from workers.metrics import WorkerMetrics
 from workers.notices import Notices

@@ -1,4 +1,4 @@
-"""The wall clock in the unit that all messages use."""
+"""The time that all processes share, in the unit that all messages use."""
 
 import time
 
