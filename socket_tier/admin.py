@@ -42,7 +42,8 @@ class DeploymentNews(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Admin:
     """POST /api/config/deployments puts a deployment on record.
 
-    GET and PUT /api/config/settings and log-level: all nodes and workers read both once a second.
+    GET and PUT /api/config/settings and log-level: all nodes and workers read both once a second. A GET reads Redis
+    first, so that operators read at any node what they have written at another.
     """
 
     def __init__(self, admin_token: str, cache: Cache, live: LiveSettings, audit: Audit) -> None:
@@ -64,7 +65,8 @@ class Admin:
         """:raises Refused:"""
         self.demand(request)
         self._audit.note("log_level_read", outcome="ok", address=request["address"])
-        return self._levels_response()
+        stale = not await self.refresh()
+        return self._levels_response(stale=stale)
 
     async def set_log_level(self, request: web.Request) -> web.Response:
         """For a logger or all, for good or some seconds; ``null`` takes a level back.
@@ -97,7 +99,8 @@ class Admin:
         """:raises Refused:"""
         self.demand(request)
         self._audit.note("settings_read", outcome="ok", address=request["address"])
-        return self._settings_response()
+        stale = not await self.refresh()
+        return self._settings_response(stale=stale)
 
     async def change_settings(self, request: web.Request) -> web.Response:
         """All of the changes or, when one isn't valid, none; ``null`` takes a change back.
@@ -148,25 +151,32 @@ class Admin:
         except SettingsError as error:
             raise Invalid("; ".join(error.problems), "invalid_settings") from error
 
-    def _levels_response(self) -> web.Response:
+    def _levels_response(self, *, stale: bool = False) -> web.Response:
         set_for_a_time = self._live.changes.levels_now(now_us()).items()
         until = {logger: iso_time(set_.until_us) for logger, set_ in set_for_a_time if set_.until_us is not None}
-        return json_response({"success": True, "levels": self._live.levels.current(), "until": until})
+        body = {"success": True, "levels": self._live.levels.current(), "until": until}
+        return json_response(body | _staleness(stale))
 
-    def _settings_response(self) -> web.Response:
+    def _settings_response(self, *, stale: bool = False) -> web.Response:
         now = {key: value_of(self._live.current, key) for key, _ in changeable_keys()}
-        return json_response({"success": True, "settings": now, "changed": self._live.changes.values})
+        body = {"success": True, "settings": now, "changed": self._live.changes.values}
+        return json_response(body | _staleness(stale))
 
-    async def refresh(self) -> None:
-        """Take over what an operator has set by way of any node, or tell an emptied Redis of it again."""
+    async def refresh(self) -> bool:
+        """Take over what an operator has set by way of any node, or tell an emptied Redis of it again.
+
+        False when Redis can't be asked: everything stays as it is.
+        """
+        asked = True
         try:
             stored = await self._cache.changed_settings()
             if stored.version < self._live.changes.version:
                 await self._cache.store_changed_settings(self._live.changes, over=stored.version)
             self._live.take_over(stored)
         except CacheUnavailable:
-            pass  # counted there; everything stays as it is
+            asked = False  # counted there
         self._live.hold_levels(now_us())
+        return asked
 
     def knows(self, given: str | None) -> bool:
         """Whether this is the admin token; compared in constant time."""
@@ -178,3 +188,8 @@ class Admin:
         if not self.knows(bearer_token(request)):
             self._audit.note("admin_refused", outcome="refused", action=request.path, address=request["address"])
             raise Invalid("Admin token required", "not_admin", status=403)
+
+
+def _staleness(stale: bool) -> dict[str, bool]:
+    """Said only where it matters: with Redis away this node can't know what was set by way of another."""
+    return {"stale": True} if stale else {}

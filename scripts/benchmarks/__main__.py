@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from scripts.benchmarks.results import Row, table
 from scripts.benchmarks.stage import Stage, StageFailed
 from scripts.benchmarks.turns import TurnInvalid
 from scripts.loadtest.rest import RestError
+from scripts.stack.interrupts import heed_interrupts
 from scripts.stack.progress import say
 
 _QUICK_SHARE = 0.1
@@ -51,7 +51,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 def main(words: list[str]) -> int:
     wanted = parse(words)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Both take the stack down in order.
+    heed_interrupts()
     machine = meters.describe_machine()
     say(f"Machine: {machine}")
     with_peer = peer.available() and not wanted.no_peer

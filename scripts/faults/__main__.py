@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from scripts.faults.stack import NotRunning, RunningStack
 from scripts.loadtest import report, timeline
 from scripts.loadtest.fleet import CannotConnect, ProcessDied
 from scripts.loadtest.rest import RestError
+from scripts.stack.interrupts import heed_interrupts
 from scripts.stack.progress import StepFailed, say
 
 _AFTERWARDS_S = 300.0
@@ -23,7 +23,7 @@ _AFTERWARDS_S = 300.0
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Both leave everything running.
+    heed_interrupts()
     try:
         result = run(options)
     except (NotRunning, CannotConnect, ProcessDied, RestError, StepFailed) as problem:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
-import signal
 import statistics
 import sys
 import threading
@@ -30,6 +29,7 @@ from scripts.loadtest.rest import RestError
 from scripts.slowclients.crowd import SlowCrowdFailed, slow_crowd
 from scripts.slowclients.kinds import KINDS
 from scripts.slowclients.wire import Target
+from scripts.stack.interrupts import heed_interrupts
 from scripts.stack.progress import say
 
 ALL = "all"
@@ -150,7 +150,7 @@ def main(words: Sequence[str]) -> int:
     if wanted.list:
         print("\n".join(f"{name:<16} {kind.__doc__}" for name, kind in KINDS.items()))
         return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Both take the stack down in order.
+    heed_interrupts()
     machine = meters.describe_machine()
     say(f"Machine: {machine}")
     lines = [Line(kind, []) for kind in wanted.kind]

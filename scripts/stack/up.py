@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 
 from scripts.stack.bring_up import bring_up
+from scripts.stack.interrupts import heed_interrupts
 from scripts.stack.plan import Options, Plan
 from scripts.stack.progress import StepFailed, say
 from scripts.stack.run_folder import RunFolder
@@ -18,7 +18,7 @@ from scripts.stack.supervision import Supervisor
 def main() -> int:
     options = parse(sys.argv[1:])
     folder = RunFolder(options.run_dir)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Both stop everything in order.
+    heed_interrupts()
     try:
         with folder.locked():
             if folder.ready_mark.exists() and Supervisor(folder).is_running():

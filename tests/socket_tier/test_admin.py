@@ -87,6 +87,26 @@ def test_the_command_sets_and_takes_back_a_level(
     assert "workers.retention" not in capsys.readouterr().out
 
 
+@pytest.mark.proves("FR-021", "FR-023")
+@pytest.mark.usefixtures("taken_back")
+async def test_what_was_written_at_one_node_is_read_at_once_at_the_other(
+    rest: Rest, node_urls: list[str], admin: dict[str, str]
+) -> None:
+    writer, reader = node_urls
+    for round_ in range(5):
+        # When a level and a setting are changed by way of one node
+        level = ("DEBUG", None)[round_ % 2]
+        body = {"level": level, "logger": "workers.sweep"}
+        await rest.request("PUT", PATH, json=body, headers=admin, url=writer)
+        tick_s = 0.3 + round_ / 100
+        await rest.request("PUT", SETTINGS, json={"room.tick_s": tick_s}, headers=admin, url=writer)
+        # Then the very next look at the other one shows both
+        assert (await rest.get(PATH, url=reader, headers=admin)).body["levels"].get("workers.sweep") == level
+        shown = (await rest.get(SETTINGS, url=reader, headers=admin)).body
+        assert shown["settings"]["room.tick_s"] == tick_s and "stale" not in shown
+    await rest.request("PUT", PATH, json={"level": None, "logger": "workers.sweep"}, headers=admin, url=writer)
+
+
 @pytest.mark.proves("FR-012", "US2.3")
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic eDp5"}])
 async def test_nobody_else_may(rest: Rest, headers: dict[str, str]) -> None:
