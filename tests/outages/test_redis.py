@@ -8,7 +8,7 @@ import redis
 from models.wire import names
 from scripts.faults.guest import Guest
 from scripts.faults.load import Load
-from scripts.faults.stack import RunningStack
+from scripts.faults.stack import RunningStack, read_env
 from scripts.loadtest import rest
 from scripts.stack.supervision import wait_until
 from tests.breakable import second_stack
@@ -37,6 +37,9 @@ def assert_promise_3(stack: RunningStack, load: Load, room: str, guest: Guest) -
     assert load.during(lambda: guest.hears("results-paused", 10)), "nobody said that the live results pause"
     known = load.during(lambda: probes.read_poll(node, room))
     assert known.status == 200, known
+    token = read_env(stack.folder.process_env_file)["VOTEMILL_SECURITY__ADMIN_TOKEN"]
+    levels = load.during(lambda: probes.http_call(node, "GET", "/api/config/log-level", token=token))
+    assert levels.body["stale"] is True, "an operator may take old levels for the present ones"
     after = load.progress()
     assert after.acked > before.acked, "no vote was acked while Redis was away"
     assert after.refused == 0, "a vote was refused while Redis was away"
