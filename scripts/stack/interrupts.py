@@ -8,8 +8,8 @@ import signal
 def heed_interrupts() -> None:
     """Make SIGINT and SIGTERM raise KeyboardInterrupt in the main thread.
 
-    Said for SIGINT, too: a shell without job control has what it starts in the background ignore it, and Python leaves it
-    so.
+    Said for SIGINT, too: a shell without job control has what it starts in the background ignore it, and Python leaves
+    it so.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
