@@ -77,15 +77,16 @@ def test_threads_give_up_connecting_side_by_side_and_not_one_after_another(setti
         except DatabaseUnavailable as error:
             results.append(error.reason)
 
-    with opened(at_port(settings, silent_server), connect_timeout_s=0.5, pool_size=8) as database:
+    with opened(at_port(settings, silent_server), connect_timeout_s=2, pool_size=8) as database:
         started = time.monotonic()
         threads = [threading.Thread(target=connect, args=(database,)) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(30)
         assert results == ["deadline"] * 8
-        assert time.monotonic() - started < 2
+        # One after another they would take 16 s.
+        assert time.monotonic() - started < 10
 
 
 @pytest.mark.proves("FR-037", "US6.1")

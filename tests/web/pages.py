@@ -18,7 +18,7 @@ BROWSER_ARGUMENTS = [
 ]
 
 
-RIGHT_WITHIN_S = 3.0  # of the line's return; of several returns the middle one counts, since machines are busy at times
+RIGHT_WITHIN_S = 3.0  # of the line's return; of several returns the quickest counts, since machines are busy at times
 # The page's own clock, so that it does not matter how often a test looks.
 WATCH = """
 (option) => {

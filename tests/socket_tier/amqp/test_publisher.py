@@ -159,7 +159,7 @@ async def test_after_a_lost_connection_unclear_messages_are_sent_again_unchanged
 
 @pytest.mark.proves("FR-037")
 async def test_a_confirm_that_never_comes_is_unclear_and_the_next_publishes_are_refused_at_once(
-    publisher: Publisher, proxy: Proxy, declare: Declare
+    publisher: Publisher, settings: BrokerSettings, proxy: Proxy, declare: Declare
 ) -> None:
     queue = declare()
     proxy.hold_answers()
@@ -168,7 +168,7 @@ async def test_a_confirm_that_never_comes_is_unclear_and_the_next_publishes_are_
     started = time.monotonic()
     with pytest.raises(BrokerUnavailable):
         publisher.publish("", queue, b"refused")
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < settings.publish_timeout_s / 2
     with pytest.raises(BrokerUnavailable) as error:
         async with asyncio.timeout(20):
             await confirmed
@@ -207,7 +207,7 @@ async def test_the_window_of_unconfirmed_messages_is_bounded(
 
 @pytest.mark.proves("FR-038", "FR-041")
 async def test_a_blocked_broker_refuses_at_once_and_takes_again_after_the_alarm(
-    publisher: Publisher, declare: Declare, run_dir: Path
+    publisher: Publisher, settings: BrokerSettings, declare: Declare, run_dir: Path
 ) -> None:
     queue = declare()
     folder = RunFolder(run_dir)
@@ -225,7 +225,7 @@ async def test_a_blocked_broker_refuses_at_once_and_takes_again_after_the_alarm(
         started = time.monotonic()
         with pytest.raises(BrokerUnavailable):
             publisher.publish("", queue, b"refused")
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < settings.publish_timeout_s / 2
     finally:
         assert rabbitmq.run_ctl(folder, ["set_disk_free_limit", "200MB"]) == 0
     # And after the alarm it goes on
