@@ -21,6 +21,9 @@ CODE_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"  # pragma: allowlist secret
 CODE_LENGTH = 6
 _CODE_TRIES = 20
 
+# Of n polls lost by a restore, the next one meets an id with the probability n / 2**52.
+_POLL_IDS = 2**52
+
 _DAY_US = 86_400_000_000
 
 
@@ -45,11 +48,13 @@ class StateChange:
     revoked: bool = False
 
 
-# Nothing comes back when either the command or the room code is known already.
+# Nothing comes back when the command, the room code or the id is known already. Not the column's own sequence: it goes
+# back with a restore, and would give the ids of lost polls to others, for which their tokens and votes were then good.
 INSERT_POLL = """
-INSERT INTO polls (command_id, room_code, question, options, version, created_at, expires_at, state_changed_at_us,
+INSERT INTO polls (id, command_id, room_code, question, options, version, created_at, expires_at, state_changed_at_us,
   changed_at_rest_us, creator_address, results, vote_change, close_after_s, max_participants)
-VALUES (%(command_id)s, %(room_code)s, %(question)s, %(options)s, %(now_us)s, %(now)s, %(expires)s, %(now_us)s,
+OVERRIDING SYSTEM VALUE
+VALUES (%(id)s, %(command_id)s, %(room_code)s, %(question)s, %(options)s, %(now_us)s, %(now)s, %(expires)s, %(now_us)s,
   %(now_us)s, %(creator_address)s, %(results)s, %(vote_change)s, %(close_after_s)s, %(max_participants)s)
 ON CONFLICT DO NOTHING RETURNING id
 """
@@ -175,6 +180,7 @@ def _insert_poll(db: Database, command: CreatePoll, now_us: int, expires_at_us: 
         row = db.execute(
             INSERT_POLL,
             {
+                "id": new_poll_id(),
                 "command_id": command.command_id,
                 "room_code": new_room_code(),
                 "question": command.question,
@@ -195,6 +201,11 @@ def _insert_poll(db: Database, command: CreatePoll, now_us: int, expires_at_us: 
         if known:
             return int(known[0])
     raise RuntimeError(f"no free room code in {_CODE_TRIES} tries")
+
+
+def new_poll_id() -> int:
+    """One of 2**52, unpredictable: no database, restored or new, gives it to a second poll. Exact in a double, too."""
+    return secrets.randbelow(_POLL_IDS) + 1
 
 
 def new_room_code() -> str:

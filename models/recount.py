@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import msgspec
 
@@ -19,7 +20,6 @@ from models.runtime.settings import load_or_exit
 from models.wire.commands import AuditEntry
 
 _CHUNK = 50
-_ALL = 2**63 - 1
 _TOO_LARGE = 2_000_000  # votes; counting them takes about half a second
 _PATIENCE_S = 600.0  # a big poll takes longer to count than any statement of a running service
 
@@ -40,9 +40,12 @@ FROM polls p LEFT JOIN tallies t ON t.poll_id = p.id, LATERAL (
 WHERE p.id BETWEEN %s AND %s ORDER BY p.id
 """
 
+# Ids tell nothing of age. Polls end in the order in which they were made, and that is in an index.
 NEWEST_POLLS = """
-SELECT p.id, coalesce((SELECT sum(n) FROM unnest(t.votes) AS u (n)), 0)::bigint
-FROM polls p LEFT JOIN tallies t ON t.poll_id = p.id WHERE p.id < %s ORDER BY p.id DESC LIMIT %s
+SELECT p.id, p.expires_at, coalesce((SELECT sum(n) FROM unnest(t.votes) AS u (n)), 0)::bigint
+FROM polls p LEFT JOIN tallies t ON t.poll_id = p.id
+WHERE p.expires_at <= %(expires)s AND (p.expires_at, p.id) < (%(expires)s, %(id)s)
+ORDER BY p.expires_at DESC, p.id DESC LIMIT %(limit)s
 """
 
 LOCK_POLL = "SELECT FROM polls WHERE id = %s FOR NO KEY UPDATE"
@@ -52,6 +55,12 @@ INSERT INTO tallies (poll_id, votes) VALUES (%(poll_id)s, %(votes)s::bigint[])
 ON CONFLICT (poll_id) DO UPDATE SET votes = excluded.votes;
 UPDATE polls SET version = greatest(version + 1, %(now_us)s), changed_at_rest_us = %(now_us)s WHERE id = %(poll_id)s
 """
+
+
+Place = tuple[datetime | str, int]  # a poll's, among all: when it expires, and its id
+
+
+_NEWEST: Place = ("infinity", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +79,10 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """``oldest`` of the polls that were looked at; None when there was none."""
+    """``oldest`` of the polls that were looked at, for ``count_some``; None when there was none."""
 
     polls: int
-    oldest: int | None
+    oldest: Place | None
     mismatches: list[Mismatch]
 
 
@@ -90,18 +99,22 @@ def recount(db: Database) -> list[Mismatch]:
         last = ids[-1]
 
 
-def count_some(db: Database, older_than: int | None, again: Sequence[int], most_polls: int, most_votes: int) -> Counted:
+def count_some(
+    db: Database, older_than: Place | None, again: Sequence[int], most_polls: int, most_votes: int
+) -> Counted:
     """Compare a few polls, ``again`` and then the newest that are older than one; no more after ``most_votes`` votes.
 
     Passes over the very large: a running service must not wait for them.
     """
     polls, oldest, votes_left = len(again), None, most_votes
+    expires, poll_id = older_than or _NEWEST
+    values = {"expires": expires, "id": poll_id, "limit": most_polls}
     with db.transaction():
         found = [mismatch for poll_id in again for mismatch in _compare(db, poll_id, poll_id)]
-        for poll_id, votes in db.execute(NEWEST_POLLS, (older_than or _ALL, most_polls)).fetchall():
+        for poll_id, expires, votes in db.execute(NEWEST_POLLS, values).fetchall():
             if votes_left <= 0:
                 break
-            oldest = poll_id
+            oldest = expires, poll_id
             if votes <= _TOO_LARGE and poll_id not in again:
                 found += _compare(db, poll_id, poll_id)
                 polls += 1

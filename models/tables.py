@@ -38,6 +38,7 @@ class BigIdentityField(IdentityField):
 class PollRow(Table):
     """One poll. ``version`` rises with every change of votes or state, under this row's lock.
 
+    ``id`` is random (``poll_store.new_poll_id``); the column's own sequence is for versions of before alone.
     ``state_changed_at_us`` orders state changes for nodes; ``closed_at_us`` is set while the poll is closed.
     ``changed_at_rest_us``: when anything but the votes of an open poll last changed, by a worker's clock.
     """

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from models.recount import Mismatch, count_some
+from models.recount import Mismatch, Place, count_some
 from workers.database_gate import DatabaseGate
 from workers.metrics import WorkerMetrics
 from workers.rooms import Rooms
@@ -28,7 +28,7 @@ class TallyCheck:
         self._rooms = rooms
         self._metrics = metrics
         self._worker = worker
-        self._before: int | None = None  # the poll that comes next is older than this one
+        self._before: Place | None = None  # the poll that comes next is older than this one
         self._wrong: set[int] = set()
         self._rests_until = 0.0
 

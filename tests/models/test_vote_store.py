@@ -255,11 +255,11 @@ def test_batches_are_counted_per_poll_and_node_rejected_ones_too(database):
         ],
         5_000,
     )
-    assert rows(database, "SELECT poll_id, node_id, batches FROM poll_batches ORDER BY 1, 2") == [
+    assert set(rows(database, "SELECT poll_id, node_id, batches FROM poll_batches")) == {
         (here, NODE, 2),
         (here, OTHER_NODE, 1),
         (there, NODE, 1),
-    ]
+    }
 
 
 def test_a_batch_counts_also_for_polls_whose_votes_were_taken_out_of_it(database):
@@ -268,8 +268,8 @@ def test_a_batch_counts_also_for_polls_whose_votes_were_taken_out_of_it(database
     mixed = msgspec.structs.replace(batch(vote(there, 1, 0)), also_counts=(here, there, 999))
     store_batches(database, [empty, mixed], 5_000)
     store_batches(database, [empty], 5_000)
-    counted = rows(database, "SELECT poll_id, batches FROM poll_batches ORDER BY 1")
-    assert counted == [(here, 2), (there, 1)]
+    counted = rows(database, "SELECT poll_id, batches FROM poll_batches")
+    assert dict(counted) == {here: 2, there: 1}
 
 
 def test_a_rejection_says_whose_vote_it_was_also_when_asked_again(database):

@@ -296,7 +296,7 @@ def test_a_killed_run_is_taken_up_where_it_was(
     database: Database, make: Make, settings: Settings, archive: Path
 ) -> None:
     # Given a run that is killed while it deletes the first poll's votes
-    polls = [expired_poll(database, 40) for _ in range(2)]
+    polls = sorted((expired_poll(database, 40) for _ in range(2)), key=lambda poll: poll.poll_id)
     environment = dict(os.environ) | {
         "VOTEMILL_DATABASE__URL": settings.database.url,
         "VOTEMILL_REDIS__URL": settings.redis.url,
