@@ -168,7 +168,7 @@ def main() -> int:
         if not settings.replica_url:
             parser.error("--replica: database.replica_url names no standby")
         settings = msgspec.structs.replace(settings, url=settings.replica_url)
-    db = open_database(settings, "votemill-recount")
+    db = open_database(settings, "votemill-recount", writable=not arguments.replica)
     try:
         if arguments.replica:
             _demand_news(standby.read_lag_s(db), settings.replica_max_lag_s)

@@ -19,7 +19,8 @@ def sole_run(settings: DatabaseSettings, key: int, name: str) -> Iterator[Callab
     """None while another process holds ``key``. Otherwise a check that this one still does: to be called before
     anything that must not be done by two.
 
-    :raises DatabaseUnavailable: here, or by the check when the connection is gone and the lock with it
+    :raises DatabaseUnavailable: here, or by the check when the connection is gone and the lock with it, or its server
+        takes writes no more: then others lock at another one
     """
     database = open_database(msgspec.structs.replace(settings, pool_size=1), name)
     try:
@@ -27,7 +28,7 @@ def sole_run(settings: DatabaseSettings, key: int, name: str) -> Iterator[Callab
             if not database.execute(_LOCK, (key,)).fetchone()[0]:
                 yield None
                 return
-            yield lambda: database.execute("SELECT 1") and None
+            yield database.demand_writable
             database.execute(_UNLOCK, (key,))
     finally:
         database.close()  # with the connection a lock goes that is still held

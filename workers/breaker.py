@@ -11,6 +11,9 @@ class Breaker:
 
     Closed: everybody passes. Open: nobody, until a jittered pause of at most ``pause_max_s`` seconds is over. On trial
     (half-open): one caller is on its way; its success closes the breaker, its failure opens it for longer.
+
+    ``on_change(state, reason, text)`` is told that it is ``open`` and why, ``still open`` when then a call fails for a
+    reason that it was not told yet, and ``closed``, without a reason.
     """
 
     def __init__(
@@ -20,7 +23,7 @@ class Breaker:
         pause_max_s: float = 1.0,
         *,
         clock: Callable[[], float] = time.monotonic,
-        on_change: Callable[[str], None] = lambda state: None,
+        on_change: Callable[[str, str, str], None] = lambda state, reason, text: None,
     ) -> None:
         self._threshold = threshold
         self._pause_first_s = pause_s
@@ -32,6 +35,7 @@ class Breaker:
         self._pause_s = pause_s
         self._try_at = 0.0
         self._state = "closed"
+        self._told: set[str] = set()
 
     @property
     def state(self) -> str:
@@ -54,18 +58,22 @@ class Breaker:
             self._failures = 0
             self._pause_s = self._pause_first_s
             self._state = "closed"
+            self._told.clear()
         if changed:
-            self._on_change("closed")
+            self._on_change("closed", "", "")
 
-    def failed(self) -> None:
+    def failed(self, reason: str = "", text: str = "") -> None:
         """The infrastructure failed, not the caller's data."""
         with self._lock:
             self._failures += 1
-            if self._state == "closed" and self._failures < self._threshold:
+            was_closed = self._state == "closed"
+            if was_closed and self._failures < self._threshold:
                 return
-            changed = self._open()
-        if changed:
-            self._on_change("open")
+            self._open()
+            news = reason not in self._told
+            self._told.add(reason)
+        if news:
+            self._on_change("open" if was_closed else "still open", reason, text)
 
     def undecided(self) -> None:
         """The call ended without telling anything about the infrastructure; a trial may begin anew."""
@@ -73,18 +81,20 @@ class Breaker:
             if self._state == "trial":
                 self._state = "open"
 
-    def trip(self) -> None:
-        """Open at once: somebody has seen that calls hang."""
+    def trip(self, reason: str = "", text: str = "") -> bool:
+        """Open at once: somebody has seen that calls hang. Whether it was closed."""
         with self._lock:
-            changed = self._state == "closed" and self._open()
-        if changed:
-            self._on_change("open")
+            was_closed = self._state == "closed"
+            if was_closed:
+                self._open()
+                self._told.add(reason)
+        if was_closed:
+            self._on_change("open", reason, text)
+        return was_closed
 
-    def _open(self) -> bool:
-        was_closed = self._state == "closed"
+    def _open(self) -> None:
         # A late failure of a call from before the opening must not lengthen the pause again.
         if self._state != "open":
             self._try_at = self._clock() + self._pause_s * random.uniform(0.5, 1.0)
             self._pause_s = min(self._pause_s * 2, self._pause_max_s)
         self._state = "open"
-        return was_closed

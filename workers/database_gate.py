@@ -20,9 +20,9 @@ T = TypeVar("T")
 BREAKER_OPEN = "breaker"  # the reason of a refusal without asking the server
 
 # Says something about this call only, not about the server.
-_NOT_THE_SERVER = ("conflict", "pool_wait")
+_NOT_THE_SERVER = ("conflict", "overtaken", "pool_wait")
 
-_TIME_OUTS = ("deadline", "pool_wait", "statement_timeout")
+_TIME_OUTS = ("deadline", "overtaken", "pool_wait", "statement_timeout")
 
 
 class DatabaseTimes:
@@ -78,7 +78,7 @@ class DatabaseGate:
             if error.reason in _NOT_THE_SERVER:
                 self.breaker.undecided()
             else:
-                self.breaker.failed()
+                self.breaker.failed(error.reason, error.text)
             raise
         except BaseException as error:
             if isinstance(error, PeeweeException):
@@ -90,10 +90,18 @@ class DatabaseGate:
         delivery.current().database_s += time.monotonic() - started
         return result
 
+    def hangs(self, text: str) -> None:
+        """Somebody has seen that calls get no answer. The next ones go by new connections, and once one of those gets
+        through, the calls that still hang are given up."""
+        if self.breaker.trip("deadline", text):
+            self._database.renew()
+
     def close(self) -> None:
         self._database.close()
 
-    def _changed(self, state: str) -> None:
+    def _changed(self, state: str, reason: str, text: str) -> None:
+        """One line for each change; ``text`` is what the server or libpq says, which names no password."""
         if state == "open":
             self._metrics.count("database.breaker_opened")
-        log.warning("database_breaker", extra={"state": state})
+        why = {"reason": reason, "text": text} if reason else {}
+        log.warning("database_breaker", extra={"state": state} | why)

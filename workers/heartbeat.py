@@ -43,7 +43,7 @@ class Probe:
         """``connected`` or ``disconnected``. A question that stays unanswered opens the breaker at once."""
         asked_at = self._asked_at
         if asked_at is not None and time.monotonic() - asked_at > _HANGS_AFTER_S:
-            self._gate.breaker.trip()
+            self._gate.hangs(f"a probe has had no answer for {_HANGS_AFTER_S:g} s")
         return "connected" if self._gate.available else "disconnected"
 
 

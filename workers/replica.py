@@ -105,7 +105,9 @@ class ReplicaReads:
         except (DatabaseUnavailable, PeeweeException) as error:
             self._note("away", error)
             return
-        if lag_s is not None:
+        if lag_s is None:
+            self._standby.renew()  # it may have been promoted, and the address lead to its successor by now
+        else:
             self._metrics.gauge("replica.lag_s", lag_s)
         self._note(None if self._keeps_up(lag_s) else "lagging", "cut off" if lag_s is None else f"{lag_s:.1f} s")
 
@@ -139,4 +141,4 @@ def _open_standby(settings: Settings, name: str) -> Database | None:
         statement_timeout_s=wait_s,
         call_deadline_s=wait_s,
     )
-    return open_database(impatient, name)
+    return open_database(impatient, name, writable=False)

@@ -26,6 +26,9 @@ _ADDRESS = re.compile(
     rf"\w+://(?:{_NAME}(?::{_PASSWORD})?@)?{_HOST}(?:,{_HOST})*(?:[/?](?:[^%@\s]|{_CODED})*)?", re.ASCII
 )
 
+_SESSION_ATTRS = re.compile(r"[?&]target_session_attrs=([^&]*)")
+_WRITABLE_SESSIONS = ("read-write", "primary")
+
 # After its sockets are gone a node still settles votes and confirms, and a worker its last transaction; each step has a
 # limit of its own, and these are their sums, in seconds.
 NODE_STOPS_WITHIN_S = 25
@@ -62,6 +65,8 @@ def _addresses(settings: Settings) -> Iterator[str]:
     for key, url in addresses:
         if url and not _ADDRESS.fullmatch(url):
             yield f"{key}: in a name or password, characters such as @ / ? # [ ] % must be percent-encoded"
+    if (wanted := _SESSION_ATTRS.search(settings.database.url)) and wanted[1] not in _WRITABLE_SESSIONS:
+        yield "database.url: target_session_attrs must be read-write (the default) or primary, since votes are written"
 
 
 def _edge(settings: Settings) -> Iterator[str]:

@@ -44,6 +44,10 @@ SELECT current_setting('archive_mode'), last_archived_time, last_failed_time,
   extract(epoch FROM clock_timestamp() - coalesce(last_archived_time, stats_reset))
 FROM pg_stat_archiver
 """
+_AWAY = {
+    "": "start it, or correct database.url",
+    "read_only": "promote a standby, or have database.url name the server that takes writes",
+}
 _MIGRATE = "scripts/migrate up (docker/run migrate up), as the owner of the tables"
 
 
@@ -55,7 +59,7 @@ def check(here: Here) -> Iterator[Finding]:
             for name, ask in _CHECKS.items():
                 yield from guarded(f"PostgreSQL {name}", ask(here, db), here)
     except DatabaseUnavailable as error:
-        advice = "start it, or correct database.url; until then votes wait in the queue and new polls are refused"
+        advice = f"{_AWAY.get(error.reason, _AWAY[''])}; until then votes wait in the queue and new polls are refused"
         yield Finding("PostgreSQL", Status.FAILED, f"not reached: {here.hide(error)}", advice)
     finally:
         db.close()
@@ -193,7 +197,7 @@ def _slots(_here: Here, db: Database) -> Iterator[Finding]:
 def _standby(here: Here) -> Iterator[Finding]:
     settings = here.settings.database
     replica = msgspec.structs.replace(settings, url=settings.replica_url, pool_size=1, call_deadline_s=8)
-    db = open_database(replica, "votemill-doctor")
+    db = open_database(replica, "votemill-doctor", writable=False)
     advice = "exports are read from the primary meanwhile; look at the standby's log and connection"
     try:
         lag_s = read_lag_s(db)

@@ -15,6 +15,7 @@ import pytest
 
 from models.database import Database, DatabaseUnavailable, open_database
 from models.runtime.settings import DatabaseSettings
+from tests.models.conftest import admin
 from tests.models.stalling_proxy import StallingProxy
 
 SOON_S = 3.0  # far above the deadlines below, far below any of the server's own
@@ -53,6 +54,14 @@ def silent_server() -> Iterator[int]:
 
 @pytest.fixture
 def proxy(settings: DatabaseSettings) -> Iterator[StallingProxy]:
+    parts = urlsplit(settings.url)
+    with StallingProxy(parts.hostname or "127.0.0.1", parts.port or 5432) as running:
+        yield running
+
+
+@pytest.fixture
+def proxy_to_the_same(settings: DatabaseSettings) -> Iterator[StallingProxy]:
+    """Another address of the server."""
     parts = urlsplit(settings.url)
     with StallingProxy(parts.hostname or "127.0.0.1", parts.port or 5432) as running:
         yield running
@@ -211,7 +220,7 @@ def test_a_deadlock_is_unavailable_since_it_may_be_repeated(settings, shared_dat
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [
-        ("SET TRANSACTION READ ONLY; CREATE TABLE never_made (a int)", "refused"),
+        ("SET TRANSACTION READ ONLY; CREATE TABLE never_made (a int)", "read_only"),
         ("SELECT * FROM a_table_that_a_later_version_has", "schema"),
         ("SELECT a_column_that_a_later_version_has FROM polls", "schema"),
     ],
@@ -276,6 +285,123 @@ def terminate(database: Database, pid: int) -> None:
     thread = threading.Thread(target=run)
     thread.start()
     thread.join(10)
+
+
+@contextmanager
+def read_only(settings: DatabaseSettings) -> Iterator[None]:
+    """New sessions of this database can't write, as on a standby or a primary that was set aside."""
+    name = urlsplit(settings.url).path[1:]
+    set_for_all = f"ALTER DATABASE {name} SET default_transaction_read_only ="
+    admin(settings.url, f"{set_for_all} on")
+    try:
+        yield
+    finally:
+        # Nobody's URL says so but this one's.
+        admin(f"{settings.url}?options=-c%20default_transaction_read_only%3Doff", f"{set_for_all} off")
+
+
+def test_a_server_that_takes_no_writes_is_no_primary_though_a_standby_it_may_be(settings):
+    with opened(settings) as database, read_only(settings):
+        with unavailable_within(SOON_S, "read_only"):
+            database.probe()
+        reads = open_database(settings, "votemill-tests", writable=False)
+        assert reads.probe()[0] > 0
+        reads.close()
+    # And as soon as it takes them it is taken
+    with opened(settings) as database:
+        assert database.probe()[0] > 0
+
+
+def test_a_session_that_turns_read_only_fails_at_once_also_for_reads_and_is_thrown_away(settings):
+    with opened(settings) as database:
+        before = backend(database)
+        with database.session():
+            database.execute("SET default_transaction_read_only = on")
+            with unavailable_within(SOON_S, "read_only"):
+                database.demand_writable()
+        assert backend(database) != before
+        # And one that has said so is not used for reading either: a breaker would take that for a recovery
+        before = backend(database)
+        with database.transaction():
+            database.execute("SET default_transaction_read_only = on")
+        with unavailable_within(SOON_S, "read_only"), database.transaction():
+            pytest.fail("the transaction has begun")
+        assert backend(database) != before
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("SET TRANSACTION READ ONLY; CREATE TABLE never_made (a int)", "read_only"),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", "connection_lost"),
+    ],
+)
+def test_after_one_connection_led_nowhere_none_that_was_open_is_used_again(settings, statement, reason):
+    # Given two connections, one of them idle
+    with opened(settings) as database, ThreadPoolExecutor(1) as another:
+        # When the other one turns out to lead to the wrong server, or nowhere
+        with unavailable_within(SOON_S, reason), database.transaction():
+            idle = another.submit(backend, database).result()
+            database.execute(statement)
+        # Then neither is handed out
+        assert backend(database) != idle
+
+
+def test_a_call_that_hangs_is_given_up_once_a_new_connection_gets_through(settings, proxy, proxy_to_the_same):
+    """The address has moved, and the server that it led to before says nothing any more."""
+    reasons: list[str] = []
+
+    def hang(database: Database, asked: threading.Event) -> None:
+        try:
+            with database.transaction():
+                proxy.stall()
+                asked.set()
+                database.execute("SELECT 1")
+        except DatabaseUnavailable as error:
+            reasons.append(error.reason)
+
+    with opened(at_port(settings, proxy.port), call_deadline_s=60) as database:
+        asked = threading.Event()
+        hanging = threading.Thread(target=hang, args=(database, asked))
+        hanging.start()
+        assert asked.wait(10)
+        database.use(at_port(settings, proxy_to_the_same.port).url)
+        # When nobody has noticed yet, others get answers and it waits on
+        assert database.probe()[0] > 0
+        hanging.join(4)
+        assert hanging.is_alive()
+        # When somebody has: then it ends long before its deadline
+        database.renew()
+        assert database.probe()[0] > 0
+        hanging.join(20)
+        assert reasons == ["overtaken"]
+
+
+def test_of_several_hosts_the_one_that_takes_writes_is_found_behind_one_that_is_silent(settings, silent_server):
+    parts = urlsplit(settings.url)
+    login = parts.netloc.rpartition("@")[0]
+    hosts = f"{login}@127.0.0.1:{silent_server},{parts.hostname}:{parts.port}"
+    several = msgspec.structs.replace(settings, url=urlunsplit(parts._replace(netloc=hosts)))
+    with opened(several, connect_timeout_s=0.5) as database:
+        # The silence of the first one takes all of the first try's time
+        with unavailable_within(SOON_S, "deadline"):
+            database.probe()
+        assert database.probe()[0] > 0
+
+
+def test_what_is_told_of_a_failure_has_neither_statement_nor_password(settings):
+    parts = urlsplit(settings.url)
+    with opened(settings) as database, pytest.raises(DatabaseUnavailable) as caught, database.transaction():
+        database.execute("SELECT %s FROM nowhere", ("Anna",))
+    assert caught.value.text == 'relation "nowhere" does not exist'
+    wrong = f"{parts.username}:not-the-password@{parts.hostname}:{parts.port}"  # pragma: allowlist secret
+    with (
+        opened(msgspec.structs.replace(settings, url=urlunsplit(parts._replace(netloc=wrong)))) as database,
+        pytest.raises(DatabaseUnavailable) as caught,
+    ):
+        database.probe()
+    assert "authentication failed" in caught.value.text
+    assert "not-the-password" not in caught.value.text
 
 
 @pytest.mark.proves("FR-024")

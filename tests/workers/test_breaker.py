@@ -66,3 +66,31 @@ def test_an_undecided_trial_frees_the_place(breaker, clock):
     assert breaker.admit()
     breaker.undecided()
     assert breaker.admit()
+
+
+def test_each_change_is_told_once_with_its_reason(clock):
+    told = []
+    breaker = Breaker(threshold=2, pause_s=1, pause_max_s=1, clock=clock, on_change=lambda *change: told.append(change))
+    for reason in (
+        "connection_lost",
+        "connection_lost",
+        "connection_lost",
+        "read_only",
+        "connection_lost",
+        "read_only",
+    ):
+        clock.now += 2
+        assert breaker.admit()
+        breaker.failed(reason, f"text of {reason}")
+    assert told == [
+        ("open", "connection_lost", "text of connection_lost"),
+        ("still open", "read_only", "text of read_only"),
+    ]
+    told.clear()
+    clock.now += 2
+    assert breaker.admit()
+    breaker.succeeded()
+    breaker.succeeded()
+    assert breaker.trip("deadline", "a probe hangs")
+    assert not breaker.trip("deadline", "a probe hangs")
+    assert told == [("closed", "", ""), ("open", "deadline", "a probe hangs")]
