@@ -5,9 +5,12 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pika
@@ -16,12 +19,15 @@ import pika.exceptions
 from models.runtime import tls
 from models.runtime.settings import BrokerSettings
 from workers import topology
-from workers.connection import parameters
+from workers.connection import CONNECT_DEADLINE_S, parameters
 from workers.metrics import WorkerMetrics
 
 log = logging.getLogger(__name__)
 
 _IDLE_S = 0.2  # an idle connection is serviced this often, so that heartbeats flow
+_PROVE_EVERY_S = 1.0
+_PROOF_S = 2.0  # with the former, a connection that is half dead is given up after 3 s
+_UNPROVEN_MOST = 10_000
 _TROUBLE = (pika.exceptions.AMQPError, OSError, AssertionError)
 
 
@@ -44,7 +50,11 @@ class _Letter:
 
 
 class Outbox:
-    """Publishes what other threads hand in. Bounded; reconnects by itself; closing sends what is still held."""
+    """Publishes what other threads hand in. Bounded; reconnects by itself; closing sends what is still held.
+
+    Once a second the broker has to answer: that proves the connection, and that it has what was sent before. What was
+    sent since the last proof is sent again over the next connection, so it may arrive twice.
+    """
 
     def __init__(self, settings: BrokerSettings, metrics: WorkerMetrics, name: str, *, capacity: int = 10_000) -> None:
         self._name = f"{name} outbox"
@@ -59,7 +69,8 @@ class Outbox:
         self._plain: Any = None
         self._confirming: Any = None
         self._pause_s = 0.1
-        self._serviced_at = 0.0
+        self._proven_at = 0.0
+        self._unproven: deque[_Letter] = deque(maxlen=_UNPROVEN_MOST)  # nobody waits for their confirms
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
     def use(self, settings: BrokerSettings) -> None:
@@ -160,15 +171,23 @@ class Outbox:
 
     def _publish(self, letter: _Letter) -> None:
         self._connect()
-        properties = pika.BasicProperties(
-            delivery_mode=2 if letter.settled else 1, content_type="application/json", headers=letter.headers
-        )
-        channel = self._confirming if letter.settled else self._plain
-        mandatory = letter.settled is not None and letter.exchange == ""
-        channel.basic_publish(letter.exchange, letter.routing_key, letter.body, properties, mandatory=mandatory)
+        if letter.settled is not None:
+            mandatory = letter.exchange == ""
+            with self._answered_within(self._timeout_s):
+                self._put_on(self._confirming, letter, delivery_mode=2, mandatory=mandatory)
+        else:
+            self._put_on(self._plain, letter, delivery_mode=1)
+            self._unproven.append(letter)
         self._metrics.count("notices.sent")
-        if time.monotonic() - self._serviced_at > 1:
+        if time.monotonic() - self._proven_at > _PROVE_EVERY_S:
             self._service()
+
+    @staticmethod
+    def _put_on(channel: Any, letter: _Letter, delivery_mode: int, mandatory: bool = False) -> None:
+        properties = pika.BasicProperties(
+            delivery_mode=delivery_mode, content_type="application/json", headers=letter.headers
+        )
+        channel.basic_publish(letter.exchange, letter.routing_key, letter.body, properties, mandatory=mandatory)
 
     def _connect(self) -> None:
         if self._connection is not None and self._connection.is_open:
@@ -178,16 +197,39 @@ class Outbox:
         except pika.exceptions.AMQPError:
             self.on_failed_login()
             raise
-        self._plain = self._connection.channel()
-        topology.declare(self._plain)
-        self._confirming = self._connection.channel()
-        self._confirming.confirm_delivery()
+        with self._answered_within(CONNECT_DEADLINE_S):
+            self._plain = self._connection.channel()
+            topology.declare(self._plain)
+            self._confirming = self._connection.channel()
+            self._confirming.confirm_delivery()
+        self._proven_at = time.monotonic()
+        for letter in self._unproven:
+            # Twice its time: a confirm that never came may have taken all of it.
+            if letter.expires_at + self._timeout_s > time.monotonic():
+                self._put_on(self._plain, letter, delivery_mode=1)
+
+    @contextmanager
+    def _answered_within(self, wait_s: float) -> Iterator[None]:
+        """End the connection when the broker doesn't answer what is asked inside: without this a call on a connection
+        that is half dead would wait for two heartbeats."""
+        connection: Any = self._connection
+        impl = connection._impl
+        give_up = partial(impl._terminate_stream, pika.exceptions.StreamLostError("no answer"))
+        timer = impl._adapter_call_later(wait_s, give_up)
+        try:
+            yield
+        finally:
+            impl._adapter_remove_timeout(timer)
 
     def _service(self) -> None:
-        self._serviced_at = time.monotonic()
         try:
             if self._connection is not None:
                 self._connection.process_data_events(0)
+                if time.monotonic() - self._proven_at > _PROVE_EVERY_S:
+                    with self._answered_within(_PROOF_S):
+                        self._plain.basic_qos()  # changes nothing, and is answered in its turn
+                    self._unproven.clear()
+                    self._proven_at = time.monotonic()
         except Exception as error:
             log.warning("outbox_trouble", extra={"error": repr(error)}, exc_info=not isinstance(error, _TROUBLE))
             self._disconnect()
