@@ -86,9 +86,19 @@ class Node:
 
         # RabbitMQ
         self.publisher = Publisher(settings.broker, self.metrics)
-        self.commands = Commands(self.publisher, settings.broker.reply_timeout_s)
-        self.inbox = NoticeInbox(settings.broker, self.node_id, on_notice=self._on_notice, on_gap=self._on_gap)
-        self.buffer = VoteBuffer(self.publisher, settings.batch, self.node_id, self.metrics, self.vote_log)
+        self.inbox = NoticeInbox(
+            settings.broker,
+            self.node_id,
+            self.publisher,
+            self.metrics,
+            on_notice=self._on_notice,
+            on_hearing=lambda hearing: self.rooms.hearing_changed(hearing),
+            on_gap=self._on_missed_notices,
+        )
+        self.commands = Commands(self.publisher, settings.broker.reply_timeout_s, lambda: self.inbox.address)
+        self.buffer = VoteBuffer(
+            self.publisher, settings.batch, self.node_id, self.metrics, self.vote_log, lambda: self.inbox.address
+        )
         self.registrations: Batcher[Registration] = Batcher(
             self.publisher,
             lambda items: RegisterParticipants(tuple(items)),
@@ -352,6 +362,7 @@ class Node:
         await self.fanout.close()
 
     async def _run_inbox(self, _app: web.Application) -> AsyncIterator[None]:
+        self.rooms.hearing_changed(False)
         running = keep_running(self.inbox.run(), "notices")
         yield
         await self.inbox.close()
@@ -377,6 +388,7 @@ class Node:
             for name, work in (
                 ("choices", self.choices.run()),
                 ("vote-results", self.vote_results.run()),
+                ("unanswered", self.buffer.run_asking()),
                 ("timed-closes", self.states.run_clock()),
                 ("readiness", self._become_ready()),
                 *self.upkeep.loops(),
@@ -418,14 +430,16 @@ class Node:
             case _:
                 self.commands.answered(notice.request_id, notice)
 
-    def _on_gap(self) -> None:
-        self.tasks.start(self.states.catch_up(), "catch-up")
+    def _on_missed_notices(self) -> None:
+        self.rooms.may_have_missed()
+        self.buffer.answers_missed()
+        self.states.catch_up()
 
     def _on_hearing(self, hearing: bool) -> None:
         """The fan-out is lost or back: say so, and repair what was missed."""
         self.screens.tell_hearing(hearing)
         if hearing:
-            self._on_gap()
+            self.states.catch_up()
 
     def _malformed(self, sid: str, refusal: Invalid) -> Refused:
         """What the sender of a malformed packet is told: it counts as an event, and too many are refused as such."""
@@ -464,6 +478,7 @@ class Node:
             "publish.in_flight": self.publisher.in_flight,
             "publish.window_share": self.publisher.window_share,
             "publish.away": float(self.publisher.trouble() is not None),
+            "notices.away": float(not self.inbox.hearing),
             "cache.paused": float(self.redis.paused),
             "fanout.away": float(not self.fanout.hearing),
             "keys.signing_age_days": self.keys.signing_age_days(),

@@ -104,6 +104,14 @@ local room = redis.call('HMGET', KEYS[1], 'snapshot', 'closing_us')
 return {room[1], room[2], redis.call('HLEN', KEYS[2])}
 """)
 
+# KEYS: room, present. ARGV: the version that is known; nothing when it is the newest.
+_READ_NEWER = Script("""
+local version = redis.call('HGET', KEYS[1], 'version')
+if not version or tonumber(version) <= tonumber(ARGV[1]) then return false end
+local room = redis.call('HMGET', KEYS[1], 'snapshot', 'closing_us')
+return {room[1], room[2], redis.call('HLEN', KEYS[2])}
+""")
+
 # KEYS: room. ARGV: closing_us. A room that isn't there must not come to exist without its nicknames.
 _NOTE_CLOSING = Script("""
 if redis.call('HEXISTS', KEYS[1], 'version') == 1 then redis.call('HSET', KEYS[1], 'closing_us', ARGV[1]) end
@@ -150,6 +158,11 @@ _snapshot = msgspec.json.Decoder(PollSnapshot)
 _role = msgspec.json.Decoder(BrowserRole)
 
 
+def _cached_room(answers: tuple[bytes | None, bytes | None, int]) -> CachedRoom | None:
+    snapshot, closing, present = answers
+    return None if snapshot is None else CachedRoom(_snapshot.decode(snapshot), int(closing or 0), present)
+
+
 class Cache:
     """One per node."""
 
@@ -164,11 +177,18 @@ class Cache:
 
     async def room(self, room_code: str) -> CachedRoom | None:
         """:raises CacheUnavailable:"""
-        answers = await self._call(2, names.room_key(room_code), names.present_key(room_code), script=_READ_ROOM)
-        snapshot, closing, present = answers
-        if snapshot is None:
-            return None
-        return CachedRoom(_snapshot.decode(snapshot), int(closing or 0), present)
+        return _cached_room(
+            await self._call(2, names.room_key(room_code), names.present_key(room_code), script=_READ_ROOM)
+        )
+
+    async def newer_room(self, room_code: str, version: int) -> CachedRoom | None:
+        """A room of which Redis has a newer version than the one that is known.
+
+        :raises CacheUnavailable:
+        """
+        keys = (names.room_key(room_code), names.present_key(room_code))
+        answers = await self._call(2, *keys, version, script=_READ_NEWER)
+        return _cached_room(answers) if answers else None
 
     async def note_closing(self, room_code: str, at_us: int) -> None:
         """Remember a close that is durable at the broker, for nodes that learn of the room later."""

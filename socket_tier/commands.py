@@ -19,9 +19,11 @@ _MAX_WAITING = 10_000
 class Commands:
     """The one way from this node to the workers."""
 
-    def __init__(self, publisher: Publisher, reply_timeout_s: float) -> None:
+    def __init__(self, publisher: Publisher, reply_timeout_s: float, address: Callable[[], UUID]) -> None:
+        """``address``: where this node hears answers now (``names.reply_queue``)."""
         self._publisher = publisher
         self._reply_timeout_s = reply_timeout_s
+        self._address = address
         self._waiting: dict[UUID, asyncio.Future[Notice]] = {}
 
     async def send(self, command: msgspec.Struct) -> None:
@@ -47,7 +49,8 @@ class Commands:
         timeout_s: float | None = None,
         when_durable: Callable[[], Awaitable[None]] | None = None,
     ) -> Notice:
-        """Send a command and wait for its answer, at most ``reply_timeout_s`` seconds after the confirm.
+        """Send a command and wait for its answer, at most ``reply_timeout_s`` seconds after the confirm. It is answered
+        to its ``node_id``, which is this node's present address, whatever the caller has put there.
 
         ``when_durable`` is awaited between the confirm and the answer.
 
@@ -59,7 +62,7 @@ class Commands:
         answer: asyncio.Future[Notice] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = answer
         try:
-            await self.send(command)
+            await self.send(msgspec.structs.replace(command, node_id=self._address()))
             if when_durable is not None:
                 await when_durable()
             try:

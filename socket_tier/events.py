@@ -273,6 +273,7 @@ class Events:
                 room = await self._rooms.find(role.room_code)
             except Refused:
                 continue
+            await self._rooms.refresh(room)
             session.tentative.add(room.code)
             if role.host and role.token_generation >= room.poll.token_generation:
                 await self._sockets.enter_as_host(session, room, role.token_generation)

@@ -137,7 +137,7 @@ class Health:
         trouble = self._publisher.trouble()
         if trouble is not None:
             return {"status": "disconnected", "responseTime": None, "error": trouble}
-        if not self._inbox.consuming.is_set():
+        if not self._inbox.hearing:
             return {"status": "degraded", "responseTime": None, "error": "answers don't arrive"}
         return {"status": "connected", "responseTime": None}
 

@@ -81,6 +81,7 @@ class Hosting:
         self._sockets.require_place(session, room)
         generation = None if request.viewer else await self._admitted_as_host(session, room, request.host_token)
         await self._sockets.leave_tentative(session, room.code)
+        await self._rooms.refresh(room)
         if generation is not None and generation < room.poll.token_generation:
             # Taken over by another host, while this one was admitted.
             if request.host_token is not None:

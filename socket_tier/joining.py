@@ -103,6 +103,8 @@ class Joining:
             except NicknameTaken:
                 identity = await self._from_another_tab(session, room, key)
                 reconnected = True
+        if reconnected:
+            await self._rooms.refresh(room)
         member = await self.enter(session, room, identity.participant_id, identity.nickname)
         await self._sockets.leave_tentative(session, room.code)
         if reconnected:
@@ -119,6 +121,7 @@ class Joining:
         room = await self._rooms.find(code)
         identity = self._from_token(session, room, token, None)
         if identity is not None:
+            await self._rooms.refresh(room)
             member = await self.enter(session, room, identity.participant_id, identity.nickname)
             await self.learn_choice(room, member)
             ack = self._ack(session, room, identity, member, reconnected=True)

@@ -83,12 +83,16 @@ class Room:
     participant_count: int = 0
     members: dict[UUID, Member] = field(default_factory=dict)
     sids: set[str] = field(default_factory=set)
+    read_after: int = 0  # so many gaps in the notices
+    unheard: bool = False  # notices may have been missed since, or would be now: no vote is taken
+    totals_state: PollState = field(init=False)  # in which the poll has, or had, the totals that are known
     # Rules hold for a poll's life; these are looked at with each vote.
     closes_at_us: int = field(init=False)
     vote_stands: bool = field(init=False)
     vote_reveals: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        self.totals_state = self.poll.state
         self._follow_rules()
 
     def _follow_rules(self) -> None:
@@ -113,8 +117,9 @@ class Room:
 
     @property
     def hides_totals(self) -> bool:
-        """Whether only some may see the totals now. Not a close that is on its way: it may never be committed."""
-        return hides_totals(self.poll.rules, self.poll.state)
+        """Whether only some may see the totals that are known: as their own state says, which may be a newer one than
+        this node has heard of. Not a close that is on its way: it may never be committed."""
+        return hides_totals(self.poll.rules, self.totals_state)
 
     def view(self, *, seen: bool) -> dict[str, Any]:
         """The ``poll`` object (wire contract), for somebody who sees hidden totals or does not."""
@@ -143,6 +148,8 @@ class Room:
             # An update of the totals was quicker than the state change it belongs behind.
             newer = self.poll
             poll = msgspec.structs.replace(poll, version=newer.version, votes=newer.votes, final=newer.final)
+        else:
+            self.totals_state = poll.state
         if _hosting(poll) < _hosting(self.poll):
             # A snapshot that was read before a revocation must not undo it.
             poll = msgspec.structs.replace(
@@ -155,10 +162,12 @@ class Room:
         self._follow_rules()
         return self.state is not previous
 
-    def learn_totals(self, version: int, votes: list[int], final: bool) -> None:
-        """Take in totals from a vote-update, unless they are older than what is known."""
+    def learn_totals(self, version: int, votes: list[int], final: bool, state: PollState | None) -> None:
+        """Take in totals from a vote-update, unless they are older than what is known. ``state``: in which the poll had
+        them; a worker of before doesn't tell."""
         if version > self.poll.version:
             self.poll = msgspec.structs.replace(self.poll, version=version, votes=tuple(votes), final=final)
+            self.totals_state = state or self.poll.state
 
     def _is_closing(self) -> bool:
         return self.closing_us > self.poll.state_changed_at_us and self.poll.state is PollState.OPEN
@@ -196,6 +205,9 @@ class Rooms:
         self._loading: dict[str, asyncio.Task[Room]] = {}
         self._missing: OrderedDict[str, float] = OrderedDict()
         self._timed: WeakValueDictionary[str, Room] = WeakValueDictionary()
+        self._deaf = False
+        self.gaps = 0  # times that notices may have been missed
+        self.on_unread: Callable[[Room], None] = _ignore  # a room that somebody has entered is to be read
         self.on_changed: Callable[[Room, PollState], None] = _ignore  # a room in use has another state than it had
 
     def known(self, room_code: str) -> Room | None:
@@ -222,6 +234,16 @@ class Rooms:
             raise poll_not_found()
         return await self._once(room_code, self._load)
 
+    async def refresh(self, room: Room) -> None:
+        """Somebody comes who may have been shown newer totals elsewhere: take in what Redis has, since the fan-out may
+        lag. With Redis away nobody is shown anything newer."""
+        try:
+            cached = await self._cache.newer_room(room.code, room.poll.version)
+        except CacheUnavailable:
+            return
+        if cached is not None:
+            self.add(cached.poll, cached.closing_us)
+
     async def restore(self, room_code: str) -> Room:
         """Have a worker put the room back into Redis, with its nicknames; once, however many ask.
 
@@ -241,12 +263,39 @@ class Rooms:
         """Keep a room for a socket that enters it; the one to use, should it have been read anew meanwhile."""
         room = self._rooms.setdefault(room.code, room)
         room.sids.add(sid)
+        if self.is_unread(room):
+            room.unheard = True
+            self.on_unread(room)
         return room
 
     def note_closing(self, room_code: str, at_us: int) -> None:
         """A close is on its way, for a room that is just being read."""
         if room_code in self._loading:
             self._closing[room_code] = at_us
+
+    def hearing_changed(self, hearing: bool) -> None:
+        """Whether this node hears of state changes. While it doesn't, no room takes a vote: it may be closed."""
+        self._deaf = not hearing
+        for room in self._rooms.values():
+            room.unheard = self._deaf or self.is_unread(room)
+
+    def may_have_missed(self) -> None:
+        """Notices were lost: each room takes votes again when it has been read."""
+        self.gaps += 1
+        for room in self._rooms.values():
+            room.unheard = True
+
+    def is_unread(self, room: Room) -> bool:
+        """Whether notices may have been missed since the room was read."""
+        return room.read_after != self.gaps
+
+    def unread(self) -> list[Room]:
+        return [room for room in self._rooms.values() if self.is_unread(room)]
+
+    def was_read(self, room: Room, gaps: int) -> None:
+        """All is known of a room as of when there had been so many ``gaps``."""
+        room.read_after = gaps
+        room.unheard = self._deaf or self.is_unread(room)
 
     def forget_unused(self) -> None:
         """Something may have been missed: rooms without sockets are read anew when somebody asks for them."""
@@ -280,7 +329,9 @@ class Rooms:
         """Know a room from now on."""
         room = self._rooms.get(poll.room_code)
         if room is None or room.poll.poll_id != poll.poll_id:
-            room = self._rooms[poll.room_code] = Room(poll, self._limits.room_votes(poll.room_code))
+            votes = self._limits.room_votes(poll.room_code)
+            room = Room(poll, votes, read_after=self.gaps, unheard=self._deaf)
+            self._rooms[poll.room_code] = room
             if 0 < room.closes_at_us <= now_us():
                 room.closing_us = room.closes_at_us
             self._missing.pop(poll.room_code, None)
@@ -295,6 +346,13 @@ class Rooms:
         return room
 
     async def _load(self, room_code: str) -> Room:
+        while True:
+            gaps = self.gaps
+            room = await self._read(room_code)
+            if gaps == self.gaps:
+                return room  # whatever has changed since was heard
+
+    async def _read(self, room_code: str) -> Room:
         try:
             cached = await self._cache.room(room_code)
         except CacheUnavailable:

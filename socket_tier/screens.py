@@ -6,6 +6,7 @@ from typing import Any
 from models.runtime.clock import now_us
 from models.runtime.live_settings import LiveSettings
 from models.wire import names
+from models.wire.polls import PollState, hides_totals
 from socket_tier.fanout import Fanout
 from socket_tier.metrics import NodeMetrics
 from socket_tier.presence import Presence
@@ -52,9 +53,10 @@ class Screens:
             if room is not None:
                 if traced and room.sids:
                     self._traced.setdefault(target, []).extend(traced)
-                room.learn_totals(payload["version"], payload["votes"], payload["final"])
+                room.learn_totals(payload["version"], payload["votes"], payload["final"], _state_of(payload))
                 room.participant_count = payload["participantCount"]
-                if room.sids:
+                # Whoever has come from another node may have been shown newer ones already.
+                if room.sids and payload["version"] >= room.poll.version:
                     self.ticker.offer(target, payload["version"], payload)
             return True
         if event in (names.PARTICIPANT_JOINED, names.PARTICIPANT_LEFT):
@@ -88,15 +90,23 @@ class Screens:
     async def _show(self, room_code: str, payload: dict[str, Any]) -> None:
         """To the members here; in very large rooms only final totals are worth a system call of their own."""
         oldest_vote_us = payload.pop(names.OLDEST_VOTE_US, None)
+        state = _state_of(payload)
+        payload.pop(names.TOTALS_STATE, None)
         unhurried_tick_s = self._live.current.room.tick_s * _UNHURRIED_TICKS
         soon = not payload["final"] and self.ticker.tick_of(room_code) >= unhurried_tick_s
         if traced := self._traced.pop(room_code, None):
             shown = {"room_code": room_code, "version": payload["version"], "sockets": self._members_here(room_code)}
             log.info("results_shown", extra=shown | {"correlation_ids": traced})
         room = self._rooms.known(room_code)
-        if room is not None and room.hides_totals:
+        if room is not None and hides_totals(room.poll.rules, state or room.totals_state):
             await self._fanout.deliver_hidden_results(room_code, payload, soon=soon)
         else:
             await self._fanout.deliver_results(names.poll_room(room_code), payload, soon=soon)
         if oldest_vote_us is not None:
             self._metrics.timing_ms("results.screen_ms", max(0, now_us() - oldest_vote_us) / 1000)
+
+
+def _state_of(totals: dict[str, Any]) -> PollState | None:
+    """In which the poll had them. A worker of before doesn't say."""
+    state = totals.get(names.TOTALS_STATE)
+    return PollState(state) if state else None

@@ -12,7 +12,7 @@ from models.wire.polls import PollSnapshot, PollState
 from socket_tier.cache import Cache
 from socket_tier.commands import Commands
 from socket_tier.fanout import Fanout
-from socket_tier.refusals import Refused
+from socket_tier.refusals import CacheUnavailable, Invalid, Refused
 from socket_tier.rooms import Room, Rooms
 from socket_tier.socket_rooms import state_changed
 from socket_tier.tasks import Tasks
@@ -25,6 +25,7 @@ _FLUSH_TIMEOUT_S = 10
 _REPORT_TRIES = 60
 _CATCH_UP_TRIES = 600
 _CATCH_UP_PAUSE_S = 1.0
+_READ_AT_ONCE = 100
 _CLOCK_S = 0.1
 
 
@@ -53,6 +54,9 @@ class StateChanges:
         self._node_id = node_id
         self._reporting: set[tuple[int, int]] = set()
         rooms.on_changed = self._announce
+        self._to_read: dict[int, Room] = {}
+        self._reading = False
+        rooms.on_unread = self._read_soon
 
     def changed(self, notice: StateChanged) -> None:
         """A worker has committed a state change."""
@@ -93,29 +97,64 @@ class StateChanges:
         if room.state is not previous:
             self._announce(room, previous)
 
-    async def catch_up(self) -> None:
+    def catch_up(self) -> None:
         """Read the rooms in use anew: after a gap in the notices or in the fan-out something may have been missed.
 
-        What can't be read now is tried again, until it is.
+        What can't be read now is tried again, until it is. A room that may have missed notices takes no votes before.
         """
         self._rooms.forget_unused()
-        unread = self._rooms.in_use()
-        for _ in range(_CATCH_UP_TRIES):
-            unread = [room for room in unread if room.sids and not await self._read_again(room)]
-            if not unread:
-                return
-            await asyncio.sleep(_CATCH_UP_PAUSE_S)
-        log.error("catch_up_given_up", extra={"rooms": len(unread)})
+        self._read_soon(*self._rooms.in_use(), *self._rooms.unread())
+
+    def _read_soon(self, *rooms: Room) -> None:
+        for room in rooms:
+            self._to_read[id(room)] = room
+        if self._to_read and not self._reading:
+            self._reading = True
+            self._tasks.start(self._read_rooms(), "catch-up")
+
+    async def _read_rooms(self) -> None:
+        tries = 0
+        try:
+            while self._to_read:
+                rooms = list(self._to_read.values())
+                self._to_read.clear()
+                for start in range(0, len(rooms), _READ_AT_ONCE):
+                    await asyncio.gather(*map(self._read_or_keep, rooms[start : start + _READ_AT_ONCE]))
+                if not self._to_read:
+                    return
+                tries += 1
+                if tries == _CATCH_UP_TRIES:
+                    log.error("catch_up_takes_long", extra={"rooms": len(self._to_read)})
+                await asyncio.sleep(_CATCH_UP_PAUSE_S)
+        finally:
+            self._reading = False
+
+    async def _read_or_keep(self, room: Room) -> None:
+        if not await self._read_again(room) and room.sids:
+            self._to_read[id(room)] = room
 
     async def _read_again(self, room: Room) -> bool:
+        gaps = self._rooms.gaps
         try:
-            cached = await self._cache.room(room.code)
-            if cached is None:
+            if not await self._read_cached(room):
                 await self._rooms.restore(room.code)
-                cached = await self._cache.room(room.code)
+                await self._read_cached(room)
+        except Invalid as refusal:
+            log.info("room_is_gone", extra={"code": refusal.code})  # the workers refuse what is voted in it
         except Refused as refusal:
             log.info("room_not_read", extra={"code": refusal.code})
             return False
+        self._rooms.was_read(room, gaps)
+        return not self._rooms.is_unread(room)
+
+    async def _read_cached(self, room: Room) -> bool:
+        """:raises CacheUnavailable: and nothing else is worth asking for"""
+        try:
+            cached = await self._cache.room(room.code)
+        except CacheUnavailable:
+            if self._rooms.is_unread(room):
+                return False  # whether it is open is known to the workers as well
+            raise
         if cached is None:
             return False
         room.participant_count = cached.participant_count
@@ -133,7 +172,8 @@ class StateChanges:
             self._announce(room, previous, correlation)
         if room.sids:
             # Whole: who may not see it is sorted out when it is delivered.
-            self._ticker.offer(room.code, room.poll.version, room.update(seen=True))
+            whole = room.update(seen=True) | {names.TOTALS_STATE: room.totals_state.value}
+            self._ticker.offer(room.code, room.poll.version, whole)
         return changed
 
     def _announce(self, room: Room, previous: PollState, correlation: str = "") -> None:

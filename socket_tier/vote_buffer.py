@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
@@ -25,6 +26,8 @@ from socket_tier.vote_log import VoteLog
 log = logging.getLogger(__name__)
 
 _POLLS_KEPT = 100_000
+_ASK_EVERY_S = 0.25
+_ASKED_AT_ONCE = 20
 
 
 class Held(NamedTuple):
@@ -52,7 +55,13 @@ class VoteBuffer:
     """
 
     def __init__(
-        self, publisher: Publisher, settings: BatchSettings, node_id: UUID, metrics: NodeMetrics, vote_log: VoteLog
+        self,
+        publisher: Publisher,
+        settings: BatchSettings,
+        node_id: UUID,
+        metrics: NodeMetrics,
+        vote_log: VoteLog,
+        address: Callable[[], UUID],
     ) -> None:
         self._publisher = publisher
         self._settings = settings
@@ -64,6 +73,9 @@ class VoteBuffer:
         self._traced: dict[int, str] = {}  # place -> correlation id, of votes that are logged singly
         self._timer: asyncio.TimerHandle | None = None
         self._unsettled: set[asyncio.Future[bool]] = set()
+        self._address = address
+        self._unconfirmed: set[UUID] = set()  # of those that are awaited
+        self._unanswered: list[UUID] = []  # whose answer may have been missed
         self._awaiting_commit: OrderedDict[UUID, Held] = OrderedDict()
         self._awaiting_commit_votes = 0
         self._published: OrderedDict[int, _Published] = OrderedDict()
@@ -129,7 +141,7 @@ class VoteBuffer:
         receipts, self._receipts = self._receipts, []
         self._busy = len(votes) >= self._settings.busy_votes * (2 if self._busy else 1)
         traced, self._traced = self._traced, {}
-        batch = VoteBatch(uuid7(), self._node_id, tuple(votes))
+        batch = VoteBatch(uuid7(), self._node_id, tuple(votes), reply_to=self._reply_to())
         self._log.sample(receipts, traced)
         queue, body = wrap(batch, message_id=batch.batch_id, traced=traced)
         published = time.perf_counter()
@@ -142,6 +154,7 @@ class VoteBuffer:
         self._metrics.timing_ms("batches.votes", len(votes))
         # The worker's answer may overtake the confirm: keep the receipts from now on.
         self._keep(batch.batch_id, Held(votes, receipts, traced))
+        self._unconfirmed.add(batch.batch_id)
         self._unsettled.add(confirmed)
         confirmed.add_done_callback(lambda done: self._settled(batch, receipts, traced, published, done))
 
@@ -169,10 +182,43 @@ class VoteBuffer:
         """What was held of a batch that the workers have committed; empty when forgotten."""
         return self._forget(notice.batch_id)
 
+    def answers_missed(self) -> None:
+        """What the workers said of the batches that are awaited may have gone to a queue that nobody reads."""
+        self._unanswered = list(self._awaiting_commit)
+
+    async def run_asking(self) -> None:
+        """Publish those batches again, a few at a time: what is applied already is answered anew and changes nothing.
+        While the database is away nobody could answer."""
+        while True:
+            await asyncio.sleep(_ASK_EVERY_S)
+            self._unanswered = [batch_id for batch_id in self._unanswered if batch_id in self._awaiting_commit]
+            # A batch whose confirm never came is none that a voter relies on, and may come to its confirm yet.
+            asked = [batch_id for batch_id in self._unanswered if batch_id not in self._unconfirmed][:_ASKED_AT_ONCE]
+            if not asked or self._database_away or self._publisher.trouble() is not None:
+                continue
+            answers = await asyncio.gather(*map(self._ask_again, asked), return_exceptions=True)
+            for error in answers:
+                if error is not None and not isinstance(error, Refused):
+                    raise error
+            sent = {batch_id for batch_id, error in zip(asked, answers, strict=True) if error is None}
+            self._unanswered = [batch_id for batch_id in self._unanswered if batch_id not in sent]
+            self._metrics.count("notices.asked_again", len(sent))
+
+    async def _ask_again(self, batch_id: UUID) -> None:
+        """:raises Refused: not sent, or not for sure"""
+        held = self._awaiting_commit[batch_id]
+        batch = VoteBatch(batch_id, self._node_id, tuple(held.votes), reply_to=self._reply_to())
+        queue, body = wrap(batch, message_id=batch_id, traced=held.traced)
+        await self._publisher.publish(names.COMMANDS_EXCHANGE, queue, body)
+
     async def close(self, timeout_s: float) -> None:
         """Refuse new votes; those held still get an answer, within ``timeout_s`` seconds."""
         self._closed = True
         await self.settle(timeout_s)
+
+    def _reply_to(self) -> UUID | None:
+        address = self._address()
+        return None if address == self._node_id else address
 
     def _longest_wait_s(self) -> float:
         """How long the first vote of a batch waits for others. A message costs as much as the work of dozens of votes,
@@ -183,11 +229,13 @@ class VoteBuffer:
         self._awaiting_commit[batch_id] = held
         self._awaiting_commit_votes += len(held.votes)
         while self._awaiting_commit_votes > self._settings.receipts:
-            _, forgotten = self._awaiting_commit.popitem(last=False)
+            batch_id, forgotten = self._awaiting_commit.popitem(last=False)
+            self._unconfirmed.discard(batch_id)
             self._awaiting_commit_votes -= len(forgotten.votes)
             self._metrics.count("receipts.forgotten", len(forgotten.votes))
 
     def _forget(self, batch_id: UUID) -> Held:
+        self._unconfirmed.discard(batch_id)
         held = self._awaiting_commit.pop(batch_id, None) or Held([], [], {})
         self._awaiting_commit_votes -= len(held.votes)
         return held
@@ -204,6 +252,7 @@ class VoteBuffer:
         error = confirmed.exception()
         polls = {vote.poll_id for vote in batch.votes}
         if error is None:
+            self._unconfirmed.discard(batch.batch_id)
             for poll_id in polls:
                 self._account(poll_id).confirmed += 1
         else:

@@ -19,7 +19,7 @@ from socket_tier.joining import Joining
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
 from socket_tier.payloads import SubmitVote
-from socket_tier.refusals import Invalid, voting_not_open
+from socket_tier.refusals import BrokerUnavailable, Invalid, voting_not_open
 from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.sessions import Session, Sessions
 from socket_tier.shedding import Shedding
@@ -91,6 +91,8 @@ class Voting:
         """
         arrived = time.perf_counter()
         room, member = await self._participant(session, request)
+        if room.unheard:
+            raise BrokerUnavailable()  # it may be closed, or open again
         at_us = now_us()
         opened_at_us = room.open_since_us(at_us)
         if opened_at_us is None:

@@ -122,7 +122,8 @@ class ResultsPublisher:
         emissions = []
         for poll, room in pairs:
             payload = vote_update(poll, room.present, at_us)
-            # The node takes both out: totals belong to nobody's vote.
+            # The node takes these out: totals belong to nobody's vote.
+            payload[names.TOTALS_STATE] = poll.state.value
             if (oldest_vote_us := changed[poll.poll_id]) is not None:
                 payload[names.OLDEST_VOTE_US] = oldest_vote_us
             if poll.poll_id in traced:

@@ -36,8 +36,9 @@ class VoteBatch(msgspec.Struct, frozen=True):
     """The votes that reached one node within a few milliseconds; at most a setting's number of them (500).
 
     Applied as a whole, once: ``batch_id`` makes a redelivery or a repeated publish harmless. The worker answers
-    ``BatchApplied`` to the reply queue of ``node_id``. ``also_counts``: polls that it counts for in the node's account
-    although it holds no vote of them (any more); set by the worker that had to leave those votes out.
+    ``BatchApplied`` to the reply queue of ``reply_to``, or else of ``node_id``. ``also_counts``: polls that it counts
+    for in the node's account although it holds no vote of them (any more); set by the worker that had to leave those
+    votes out.
     """
 
     batch_id: UUID
@@ -45,6 +46,7 @@ class VoteBatch(msgspec.Struct, frozen=True):
     votes: tuple[CastVote, ...]
     format: int = FORMAT
     also_counts: tuple[int, ...] = ()
+    reply_to: UUID | None = None
 
 
 class CreatePoll(msgspec.Struct, frozen=True):

@@ -16,10 +16,14 @@ COMMANDS_EXCHANGE = "votemill.commands"
 # Every node's reply queue is bound to this fan-out exchange; answers to one node go to its queue by name.
 NODES_EXCHANGE = "votemill.nodes"
 
+# By way of this direct exchange a node writes into its own reply queue, to hear whether it hears. Nodes make it.
+ECHO_EXCHANGE = "node.echo"
 
-def reply_queue(node_id: UUID) -> str:
-    """The queue on which one node incarnation receives answers to its own commands."""
-    return f"node.{node_id.hex}"
+
+def reply_queue(address: UUID) -> str:
+    """The queue on which a node receives answers to its own commands. ``address`` is the node's id, or another one as
+    long as the broker holds the queue of a connection that only the node knows to be gone."""
+    return f"node.{address.hex}"
 
 
 def dead_letter_queue(queue: str) -> str:
@@ -32,6 +36,8 @@ FANOUT_CHANNEL = "votemill"
 
 # In a vote-update between processes, never to browsers: when the oldest vote that it is the first to show was received.
 OLDEST_VOTE_US = "oldestVoteUs"
+# Likewise: the poll's state when it had these totals. Who may see them follows from it.
+TOTALS_STATE = "totalsState"
 
 
 # Redis holds only what can be rebuilt from Postgres and from the living nodes.

@@ -31,6 +31,7 @@ class _Unconfirmed:
     body: bytes
     deadline: float
     confirmed: asyncio.Future[bool]
+    mandatory: bool
     sent_at: float = 0.0
     returned: bool = False
     resent: bool = False
@@ -40,7 +41,7 @@ class Publisher:
     """Sends messages to durable queues and tells when RabbitMQ has them on disk.
 
     Messages whose confirm is lost with the connection are sent again, unchanged, after the reconnect while their
-    caller still waits: every command is idempotent. ``mandatory`` is on: an unroutable message fails.
+    caller still waits: every command is idempotent. An unroutable message fails, unless it is not ``mandatory``.
     """
 
     def __init__(self, settings: BrokerSettings, metrics: NodeMetrics) -> None:
@@ -76,7 +77,7 @@ class Publisher:
             return "stalled"
         return None
 
-    def publish(self, exchange: str, routing_key: str, body: bytes) -> asyncio.Future[bool]:
+    def publish(self, exchange: str, routing_key: str, body: bytes, *, mandatory: bool = True) -> asyncio.Future[bool]:
         """Send one message. The future is done when RabbitMQ has confirmed it to disk; True if it was sent twice.
 
         It fails with BrokerUnavailable after ``publish_timeout_s`` seconds at the latest.
@@ -93,7 +94,7 @@ class Publisher:
             raise NodeBusy()
         confirmed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         deadline = time.monotonic() + self._settings.publish_timeout_s
-        self._send(_Unconfirmed(exchange, routing_key, body, deadline, confirmed))
+        self._send(_Unconfirmed(exchange, routing_key, body, deadline, confirmed, mandatory))
         return confirmed
 
     async def run(self) -> None:
@@ -126,7 +127,9 @@ class Publisher:
         # Return carries the properties back; the delivery tag in them finds the message.
         properties.message_id = str(tag)
         try:
-            self._channel.basic_publish(message.exchange, message.routing_key, message.body, properties, mandatory=True)
+            self._channel.basic_publish(
+                message.exchange, message.routing_key, message.body, properties, mandatory=message.mandatory
+            )
         except pika.exceptions.AMQPError:
             # The connection ended a moment ago: ``_lost`` comes next and keeps the message for the one after it.
             pass
@@ -138,6 +141,7 @@ class Publisher:
         """
         channel.add_on_close_callback(self._channel_closed)
         look = not self._something_missing
+        channel.exchange_declare(names.ECHO_EXCHANGE, "direct", durable=True)  # the nodes' own
         channel.exchange_declare(names.COMMANDS_EXCHANGE, "direct", passive=look, durable=True)
         for queue in names.COMMAND_QUEUES:
             # Limits come by policy.

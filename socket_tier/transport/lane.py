@@ -14,7 +14,7 @@ from models.runtime.clock import now_us
 from models.wire.commands import CastVote, OptionIndex
 from socket_tier.choices import Choices
 from socket_tier.payloads import command_id_type
-from socket_tier.refusals import Refused, unexpected
+from socket_tier.refusals import BrokerUnavailable, Refused, unexpected
 from socket_tier.rooms import Member, Room
 from socket_tier.sessions import Session
 from socket_tier.shedding import Shedding
@@ -189,6 +189,8 @@ class VoteLane:
         receipt = LaneReceipt(self, socket, session.sid, ack, room, member, vote, command)
         try:
             self._shedding.vote()
+            if room.unheard:
+                raise BrokerUnavailable()
             self._buffer.add(vote, receipt)
         except Refused as refusal:
             self._buffer.refused(receipt, refusal)

@@ -44,7 +44,9 @@ def seat() -> Any:
     """A socket whose voter has joined an open poll of four options."""
     poll = SimpleNamespace(poll_id=7, options=("a", "b", "c", "d"))
     endless = SimpleNamespace(left=float("inf"))
-    room = SimpleNamespace(code=ROOM, poll=poll, open_since_us=lambda _: 1, votes=endless, vote_stands=False)
+    room = SimpleNamespace(
+        code=ROOM, poll=poll, open_since_us=lambda _: 1, votes=endless, vote_stands=False, unheard=False
+    )
     member = Member(PARTICIPANT, "Ann")
     session = SimpleNamespace(sid="s", participants={ROOM: (room, member)}, address_votes=endless)
     return SimpleNamespace(voter=session, push=ignore)

@@ -66,7 +66,7 @@ async def test_votes_of_a_batch_that_failed_count_once_each(metrics: NodeMetrics
     # Given a batch with two votes that are answered by the buffer, and one that somebody waits for, who counts himself
     broker = Broker()
     vote_log = VoteLog(load().log, Singles(100))
-    buffer = VoteBuffer(cast(Publisher, broker), load().batch, uuid4(), metrics, vote_log)
+    buffer = VoteBuffer(cast(Publisher, broker), load().batch, uuid4(), metrics, vote_log, uuid4)
     voters = [Voter(), Voter(), Voter(answers_itself=False)]
     for voter in voters:
         buffer.add(vote(0), voter)

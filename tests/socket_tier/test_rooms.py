@@ -79,6 +79,54 @@ def test_a_close_that_is_on_its_way_shows_nobody_the_totals_that_wait_for_it() -
     assert here.view(seen=False)["votes"] == [3, 1]
 
 
+def test_totals_are_hidden_as_the_state_asks_that_they_belong_to() -> None:
+    # Given a closed poll that shows its totals after the close
+    here = room(rules=PollRules(Results.AFTER_CLOSE), state=PollState.CLOSED, version=7)
+    assert not here.hides_totals
+    # When newer ones come from a poll that is open again, of which nobody has told this node
+    here.learn_totals(9, [3, 2], False, PollState.OPEN)
+    assert here.view(seen=False)["votes"] == here.update(seen=False)["votes"] == [0, 0]
+    # Then the news, which comes late, changes nothing in that, nor do older totals
+    here.learn(msgspec.structs.replace(here.poll, state=PollState.OPEN, state_changed_at_us=8, version=8, votes=(3, 1)))
+    here.learn_totals(7, [3, 1], True, PollState.CLOSED)
+    assert (here.view(seen=False)["votes"], here.poll.votes) == ([0, 0], (3, 2))
+    # And totals of a closed poll are shown before the close is heard of
+    here.learn_totals(10, [3, 2], True, PollState.CLOSED)
+    assert here.view(seen=False)["votes"] == [3, 2]
+    # And those of a worker of before, which doesn't tell, as the state asks that the node knows
+    here.learn_totals(11, [3, 3], True, None)
+    assert here.hides_totals
+
+
+async def test_rooms_are_read_before_they_take_votes_again_when_notices_may_have_been_missed(
+    pipeline: RedisPipeline,
+) -> None:
+    rooms = rooms_beside(pipeline, Workers())
+    unread: list[Room] = []
+    rooms.on_unread = unread.append
+    here = rooms.add(poll(1, 0))
+    # While the node is deaf no room takes a vote, nor one that it comes to know meanwhile
+    rooms.hearing_changed(False)
+    assert here.unheard
+    rooms.hearing_changed(True)
+    assert not here.unheard
+    # When it hears again and something may have been missed, each has to be read
+    rooms.hearing_changed(False)
+    rooms.may_have_missed()
+    rooms.hearing_changed(True)
+    assert here.unheard and rooms.unread() == [here]
+    # By a reading that was begun after the gap
+    rooms.was_read(here, rooms.gaps - 1)
+    assert here.unheard
+    rooms.was_read(here, rooms.gaps)
+    assert not here.unheard and rooms.unread() == []
+    # And whoever enters one that was forgotten meanwhile has it read
+    rooms.forget_unused()
+    rooms.may_have_missed()
+    rooms.hold(here, "somebody")
+    assert here.unheard and unread == [here]
+
+
 async def test_who_is_in_a_room_is_told_of_a_change_that_a_read_has_brought(pipeline: RedisPipeline) -> None:
     rooms = rooms_beside(pipeline, Workers())
     told: list[tuple[Room, PollState]] = []

@@ -1,6 +1,7 @@
 """Votes are held for a moment, sent together, and each voter is answered once."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -70,7 +71,7 @@ class Voter:
         return True
 
 
-def buffer_with(broker: Broker, **changes: float) -> VoteBuffer:
+def buffer_with(broker: Broker, address: Callable[[], UUID] | None = None, **changes: float) -> VoteBuffer:
     settings = BatchSettings(
         max_votes=3, max_wait_s=0.01, busy_votes=4, max_wait_busy_s=60, capacity_votes=5, receipts=100
     )
@@ -80,6 +81,7 @@ def buffer_with(broker: Broker, **changes: float) -> VoteBuffer:
         NODE,
         NodeMetrics(load().metrics, "node", "test"),
         VoteLog(load().log, Singles(100)),
+        address or (lambda: NODE),
     )
 
 
@@ -231,3 +233,38 @@ async def test_a_closing_buffer_refuses_new_votes_and_answers_those_it_holds() -
     broker.confirm()
     await closing
     assert voter.answers == [None]
+
+
+async def test_batches_whose_answer_may_have_been_missed_are_asked_about_until_they_are_answered() -> None:
+    broker, address = Broker(), [NODE]
+    buffer = buffer_with(broker, lambda: address[0], capacity_votes=20)
+    # Given a batch that was answered, one that was not, and one that is not even confirmed
+    for option in range(3):
+        buffer.add(vote(option), Voter())
+        buffer.flush()
+        if option < 2:
+            broker.confirm()
+            await asyncio.sleep(0)
+    answered, waiting, unconfirmed = (batch for batch, _ in broker.published)
+    buffer.applied(BatchApplied(answered.batch_id, 1))
+    # When the node hears again, at another address, and the database is away
+    address[0] = UUID(int=0xB)
+    buffer.database_away(True)
+    buffer.answers_missed()
+    asking = asyncio.create_task(buffer.run_asking())
+    await asyncio.sleep(1)
+    assert len(broker.published) == 3
+    # Then the workers are asked when they can answer: with the same batch, which counts once
+    buffer.database_away(False)
+    await eventually(lambda: len(broker.published) == 4, "the question")
+    again = broker.published[3][0]
+    assert again == msgspec.structs.replace(waiting, reply_to=address[0])
+    assert waiting.reply_to is None
+    # And about the other one as soon as its confirm is there
+    broker.confirm()
+    await eventually(lambda: len(broker.published) == 5, "the other question")
+    assert broker.published[4][0].batch_id == unconfirmed.batch_id
+    broker.confirm()
+    # And no confirmed batch of the poll counts twice
+    assert await buffer.flushed(POLL, 5) == (3, ())
+    asking.cancel()

@@ -49,13 +49,14 @@ class VoteActors:
         delivered.told |= {"batch_id": batch.batch_id.hex, "votes": len(batch.votes)}
         rejected = self._flusher.store(batch)
         applied = BatchApplied(batch.batch_id, now_us(), rejected, retried=delivered.failed_tries > 0)
+        address = batch.reply_to or batch.node_id
         if not rejected:
-            self._notices.answer(batch.node_id, applied)
+            self._notices.answer(address, applied)
             return
         delivered.told["rejected"] = len(rejected)
         self._note(batch, rejected, delivered.traced)
         try:
-            self._notices.answer_surely(batch.node_id, applied)
+            self._notices.answer_surely(address, applied)
         except Unroutable:
             self._tell_voters(batch, rejected)
         self._forget_choices(batch, rejected)
