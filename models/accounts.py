@@ -99,15 +99,17 @@ _SCRIPTS = "+evalsha +script|load +script|exists"
 _HASHES = "+hget +hgetall +hmget +hset +hsetnx +hdel +hlen +hexists +hincrby +expire"
 _FAN_OUT = f"&{names.FANOUT_CHANNEL}"
 RULES: Mapping[str, str] = {
-    NODE: f"~room:* ~browser:* ~node:* ~{names.NODES_ALIVE_KEY} ~config:* ~limits* {_FAN_OUT} {_FAN_OUT}:*"
+    NODE: f"~room:* ~browser:* ~node:* ~{names.NODES_ALIVE_KEY} ~config:* ~limits* %R~{names.CLOCK_KEY} {_FAN_OUT}"
+    f" {_FAN_OUT}:*"
     f" {_CONNECTS} +time {_SCRIPTS} {_HASHES} +get +set +del +zadd +zrem +zrangebyscore +publish +subscribe"
     " +unsubscribe",
-    VOTES_WORKER: f"~room:* ~turn:* %R~config:* {_FAN_OUT} {_CONNECTS} {_SCRIPTS} {_HASHES} +set +publish",
-    HOST_WORKER: f"~room:* ~browser:* ~turn:* ~lead:* %R~config:* {_FAN_OUT}"
-    f" {_CONNECTS} {_SCRIPTS} {_HASHES} +get +set +pexpire +del +unlink +scan +publish",
+    VOTES_WORKER: f"~room:* ~turn:* ~{names.CLOCK_KEY} %R~config:* {_FAN_OUT} {_CONNECTS} +time {_SCRIPTS} {_HASHES}"
+    " +set +publish",
+    HOST_WORKER: f"~room:* ~browser:* ~turn:* ~lead:* ~{names.CLOCK_KEY} %R~config:* {_FAN_OUT}"
+    f" {_CONNECTS} +time {_SCRIPTS} {_HASHES} +get +set +pexpire +del +unlink +scan +publish",
     RETENTION: f"~room:* {_CONNECTS} +del",
     SCALER: f"~{names.SCALER_KEY} %R~node:* %R~{names.NODES_ALIVE_KEY} %R~config:*"
-    f" {_CONNECTS} +zrangebyscore +mget +hgetall +get +set +pexpire",
+    f" {_CONNECTS} +time +zrangebyscore +mget +hgetall +get +set +pexpire",
     OPERATOR: "allkeys allchannels +@all",
 }
 

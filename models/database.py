@@ -18,11 +18,12 @@ from playhouse.pool import PooledPostgresqlDatabase
 from models import pool
 from models.pool import UNAVAILABLE_REASONS, DatabaseUnavailable, Pool
 from models.runtime import tls
+from models.runtime.clock import SharedClock
 from models.runtime.settings import DatabaseSettings
 
 __all__ = ["PROBE", "UNAVAILABLE_REASONS", "Database", "DatabaseUnavailable", "Observer", "open_database"]
 
-PROBE = "SELECT extract(epoch FROM clock_timestamp())::float8"
+PROBE = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 
 class Observer(Protocol):
@@ -121,17 +122,22 @@ class Database:
         """Have ``tell`` called by the thread that couldn't connect."""
         self._pool.on_failed_login = tell
 
-    def probe(self) -> tuple[float, float]:
-        """Milliseconds that a small question took, in a transaction of its own, and by how many milliseconds this
-        machine's clock is ahead of the database's, give or take the first.
+    def probe(self, clock: SharedClock | None = None) -> float:
+        """Milliseconds that a small question took, in a transaction of its own. ``clock`` learns the database's time.
 
         :raises DatabaseUnavailable:
         """
-        started, asked_at = time.monotonic(), time.time()
+        started_ns = time.monotonic_ns()
         with self.transaction():
-            ((there,),) = self.execute(PROBE)
-        took_s = time.monotonic() - started
-        return took_s * 1000, (asked_at + took_s / 2 - there) * 1000
+            asked_ns = time.monotonic_ns()
+            ((there_us,),) = self.execute(PROBE)
+            if clock is not None:
+                clock.learn(there_us, asked_ns, time.monotonic_ns())
+        return (time.monotonic_ns() - started_ns) / 1e6
+
+    def now_us(self) -> int:
+        """By its own clock, inside a transaction: whatever deletes, ends or counts for good goes by it."""
+        return int(self.execute(PROBE).fetchone()[0])
 
     def connections_in_use(self) -> int:
         """For a gauge: near ``pool_size`` means that calls are about to wait for a connection."""

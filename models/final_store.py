@@ -160,24 +160,26 @@ def note_node(db: Database, heartbeat: NodeHeartbeat) -> None:
         db.execute(UPSERT_NODE, (heartbeat.node_id, heartbeat.name, heartbeat.at_us, heartbeat.stopped))
 
 
-def waiting_since(db: Database, before_us: int) -> list[int]:
-    """Ids of closed polls whose totals have not been final since before that time; the oldest 200."""
+def waiting_for(db: Database, wait_us: int) -> list[int]:
+    """Ids of closed polls whose totals have not been final for longer than that; the oldest 200."""
     with db.transaction():
-        return [poll_id for (poll_id,) in db.execute(READ_WAITING, (before_us,))]
+        return [poll_id for (poll_id,) in db.execute(READ_WAITING, (db.now_us() - wait_us,))]
 
 
 def settle_finals(
-    db: Database, now_us: int, node_timeout_us: int, straggler_wait_us: int, late: LateBatches | None = None
+    db: Database, now_us: int | None, node_timeout_us: int, straggler_wait_us: int, late: LateBatches | None = None
 ) -> list[int]:
     """Call the totals final of those closed polls that nothing is on its way to; their versions rise.
 
-    ``late`` is the caller's memory from one call to the next; it must ``forget`` when one failed. With it, polls whose
-    batches never came are settled too, and a node is not taken for dead before it could be heard of again.
+    Time is the database's unless ``now_us`` says otherwise. ``late`` is the caller's memory from one call to the next;
+    it must ``forget`` when one failed. With it, polls whose batches never came are settled too, and a node is not taken
+    for dead before it could be heard of again.
 
     :return: ids of the polls that became final by this call; to be published
     """
-    patience = Patience(node_timeout_us, straggler_wait_us, late.look(now_us) if late else 0)
     with db.transaction():
+        now_us = db.now_us() if now_us is None else now_us
+        patience = Patience(node_timeout_us, straggler_wait_us, late.look(now_us) if late else 0)
         polls = [ClosedPoll(*row) for row in db.execute(READ_UNSETTLED)]
         if not polls:
             return []

@@ -168,9 +168,13 @@ ORDER BY r.since DESC LIMIT 200
 """
 
 
-def create_poll(db: Database, command: CreatePoll, *, retention_days: int, now_us: int) -> PollSnapshot:
-    """Store a new poll under a room code that nobody can guess; once per ``command_id``, however often repeated."""
+def create_poll(db: Database, command: CreatePoll, *, retention_days: int, now_us: int | None = None) -> PollSnapshot:
+    """Store a new poll under a room code that nobody can guess; once per ``command_id``, however often repeated.
+
+    Its retention begins now, by the database's clock unless ``now_us`` says otherwise.
+    """
     with db.transaction():
+        now_us = db.now_us() if now_us is None else now_us
         poll_id = _insert_poll(db, command, now_us, now_us + retention_days * _DAY_US)
         return read_snapshots(db, [poll_id])[0]
 
@@ -450,9 +454,12 @@ def recent_versions(db: Database, since_us: int) -> list[tuple[int, str, int]]:
         return list(db.execute(READ_VERSIONS, (since_us,)).fetchall())
 
 
-def due_closes(db: Database, now_us: int) -> list[tuple[int, int, int]]:
-    """(poll id, opened at, closes at) of open polls whose time is over; the longest due 200."""
+def due_closes(db: Database, now_us: int | None = None) -> list[tuple[int, int, int]]:
+    """(poll id, opened at, closes at) of open polls whose time is over, by the database's clock unless ``now_us`` says
+    otherwise; the longest due 200.
+    """
     with db.transaction():
+        now_us = db.now_us() if now_us is None else now_us
         return list(db.execute(READ_DUE_CLOSES, (now_us,)).fetchall())
 
 

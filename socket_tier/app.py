@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 from aiohttp import web
 
+from models.runtime.clock import clock
 from models.runtime.live_settings import LiveSettings
 from models.runtime.logs import Singles, lost_lines
 from models.runtime.secrets.watch import SecretWatch
@@ -114,7 +115,7 @@ class Node:
         self.redis = RedisPipeline(settings.redis, self.metrics)
         self.shared_limits = SharedLimits(settings.redis, self.limits, self.metrics)
         self.cache = Cache(self.redis, settings.redis.room_ttl_s)
-        self.clock_watch = ClockWatch(self.cache, self.metrics)
+        self.clock_watch = ClockWatch(clock, self.cache, self.metrics, settings.clock.max_error_s)
         self.live = LiveSettings(settings)
         self.admin = Admin(settings.security.admin_token, self.cache, self.live, self.audit)
         self.fanout = Fanout(
@@ -288,6 +289,7 @@ class Node:
             workers=self.workers,
             sessions=self.sessions,
             rooms=self.rooms,
+            clock_watch=self.clock_watch,
         )
         rest = Rest(
             settings=self.settings,
@@ -406,6 +408,7 @@ class Node:
     async def _become_ready(self) -> None:
         await self.inbox.consuming.wait()
         await self.publisher.connected.wait()
+        await self.clock_watch.known.wait()
         await self.upkeep.say_alive()
         if self.readiness.reason == "starting":
             self.readiness.reason = None
@@ -426,6 +429,7 @@ class Node:
                 self.states.closing(notice)
             case notices.WorkerHeartbeat():
                 self.workers.heard(notice)
+                self.clock_watch.heard(notice)
                 self.buffer.database_away(self.workers.database_away())
             case _:
                 self.commands.answered(notice.request_id, notice)

@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from models.runtime.clock import now_us
 from models.runtime.correlation import correlation_id
 from models.wire import names
 from models.wire.envelope import wrap
@@ -72,7 +73,7 @@ class Batcher(Generic[T]):
         items, self._items = self._items, []
         traced, self._traced = self._traced, {}
         waiters, self._waiters = self._waiters, []
-        queue, body = wrap(self._make(items), traced=traced)
+        queue, body = wrap(self._make(items), traced=traced, sent_us=now_us())
         try:
             confirmed = self._publisher.publish(names.COMMANDS_EXCHANGE, queue, body)
         except Refused as refusal:

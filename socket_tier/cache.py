@@ -4,6 +4,7 @@ Everything here can be rebuilt. Each call has a deadline; a failure is CacheUnav
 decides what goes on without.
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import msgspec
 
 from models.runtime.live_settings import Changes
 from models.wire import names
-from models.wire.loads import NodeLoad
+from models.wire.loads import NodeLoad, SharedTime
 from models.wire.polls import BrowserRole, PollSnapshot
 from socket_tier.redis_pipeline import RedisPipeline, Script
 
@@ -90,13 +91,27 @@ return {net, redis.call('HLEN', KEYS[2])}
 """)
 
 
-# KEYS: nodes alive. ARGV: silent since, the score that a claimed node gets.
-_CLAIM_DEAD_NODE = Script("""
-local silent = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, 1)
+# Presence goes by Redis' clock alone, so that no machine's matters.
+_NOW = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+"""
+
+# KEYS: nodes alive. ARGV: node.
+_BEAT = Script(_NOW + "return redis.call('ZADD', KEYS[1], string.format('%.6f', now), ARGV[1])")
+
+# KEYS: nodes alive. ARGV: seconds of silence, seconds that a claimed node is its claimant's.
+_CLAIM_DEAD_NODE = Script(
+    _NOW
+    + """
+local since = now - tonumber(ARGV[1])
+local silent = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.6f', since), 'LIMIT', 0, 1)
 if not silent[1] then return false end
-redis.call('ZADD', KEYS[1], ARGV[2], silent[1])
+redis.call('ZADD', KEYS[1], string.format('%.6f', since + tonumber(ARGV[2])), silent[1])
 return silent[1]
-""")
+"""
+)
+
 
 # KEYS: room, present.
 _READ_ROOM = Script("""
@@ -155,6 +170,7 @@ class RoomNotCached(Exception):
 
 
 _snapshot = msgspec.json.Decoder(PollSnapshot)
+_shared_time = msgspec.json.Decoder(SharedTime)
 _role = msgspec.json.Decoder(BrowserRole)
 
 
@@ -244,13 +260,14 @@ class Cache:
             members.append((code, UUID(hex=participant), nickname.decode()))
         return members
 
-    async def server_time(self) -> float:
-        """By Redis' clock, in seconds since the epoch.
+    async def time(self) -> tuple[int, SharedTime | None]:
+        """Redis' clock, in microseconds since the epoch, and what workers say of it; None when none ever did.
 
         :raises CacheUnavailable:
         """
-        seconds, microseconds = await self._call("TIME")
-        return int(seconds) + int(microseconds) / 1e6
+        # Both in one round trip.
+        (seconds, microseconds), told = await asyncio.gather(self._call("TIME"), self._call("GET", names.CLOCK_KEY))
+        return int(seconds) * 1_000_000 + int(microseconds), None if told is None else _shared_time.decode(told)
 
     async def changed_settings(self) -> Changes:
         """What operators have changed for all processes."""
@@ -263,7 +280,7 @@ class Cache:
 
     async def heartbeat(self, node_id: UUID) -> bool:
         """Say that this node lives; True when Redis didn't know of it, so that it lacks our members too."""
-        return bool(await self._call("ZADD", names.NODES_ALIVE_KEY, time.time(), node_id.hex))
+        return bool(await self._call(1, names.NODES_ALIVE_KEY, node_id.hex, script=_BEAT))
 
     async def tell_load(self, node_id: UUID, load: NodeLoad, timeout_s: float) -> None:
         """Say how much this node has to do; forgotten after ``timeout_s`` without another word."""
@@ -275,10 +292,7 @@ class Cache:
 
         The caller counts its members out and then forgets it; one that fails leaves it to the next.
         """
-        now = time.time()
-        silent = await self._call(
-            1, names.NODES_ALIVE_KEY, now - timeout_s, now - timeout_s + lease_s, script=_CLAIM_DEAD_NODE
-        )
+        silent = await self._call(1, names.NODES_ALIVE_KEY, timeout_s, lease_s, script=_CLAIM_DEAD_NODE)
         return UUID(hex=silent.decode()) if silent else None
 
     async def forget_node(self, node_id: UUID) -> None:

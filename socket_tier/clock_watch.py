@@ -1,29 +1,71 @@
-"""How far this machine's clock is from Redis': votes and their results are told by clocks, so all must agree."""
+"""Keeps this node in the shared time (``models.runtime.clock``), and says how well it knows it."""
 
+import asyncio
 import time
 
+from models.runtime.clock import DRIFT_PPM, SharedClock
+from models.wire.notices import WorkerHeartbeat
 from socket_tier.cache import Cache
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import CacheUnavailable
 
-_LOOK_EVERY_S = 10.0
+_MEASURE_EVERY_S = 1.0
+_AT_ONCE_US = 10_000  # a worker may tell anew between the two questions
+_ON_ITS_WAY_US = 500_000  # what a heartbeat takes at most, while nothing better is known
 
 
 class ClockWatch:
-    """``refresh`` is called about once a second, and looks now and then."""
+    """``known`` is set when this node has the time for the first time, and stays."""
 
-    def __init__(self, cache: Cache, metrics: NodeMetrics) -> None:
+    def __init__(self, clock: SharedClock, cache: Cache, metrics: NodeMetrics, max_error_s: float) -> None:
+        self._clock = clock
         self._cache = cache
         self._metrics = metrics
-        self._next_look = 0.0
+        self._max_error_us = max_error_s * 1e6
+        self.known = asyncio.Event()
 
-    async def refresh(self) -> None:
-        if time.monotonic() < self._next_look:
-            return
-        self._next_look = time.monotonic() + _LOOK_EVERY_S
-        asked_at = time.time()
-        try:
-            there = await self._cache.server_time()
-        except CacheUnavailable:
-            return  # counted there
-        self._metrics.gauge("clock.ahead_ms", ((asked_at + time.time()) / 2 - there) * 1000)
+    async def run(self) -> None:
+        """Measure again and again. Without Redis or workers the monotonic clock goes on, and the error grows."""
+        while True:
+            try:
+                await self.measure()
+            except CacheUnavailable:
+                pass  # counted there
+            self._tell()
+            await asyncio.sleep(_MEASURE_EVERY_S)
+
+    async def measure(self) -> None:
+        """Once.
+
+        :raises CacheUnavailable:
+        """
+        asked_ns = time.monotonic_ns()
+        redis_us, told = await self._cache.time()
+        answered_ns = time.monotonic_ns()
+        # Told in Redis' future: its clock has been set, and nobody has said yet by how much.
+        if told is not None and (age_us := redis_us - told.at_us) > -_AT_ONCE_US:
+            error_us = told.error_us + abs(age_us) * DRIFT_PPM / 1e6
+            self._learn(redis_us + told.ahead_us, asked_ns, answered_ns, error_us)
+
+    def heard(self, beat: WorkerHeartbeat) -> None:
+        """A worker's own time, in place of Redis' while this node has none, or has gone without for too long."""
+        if beat.clock_error_us is not None and not self.in_bound():
+            heard_ns = time.monotonic_ns()
+            error_us = beat.clock_error_us + _ON_ITS_WAY_US / 2
+            self._learn(beat.at_us + _ON_ITS_WAY_US // 2, heard_ns, heard_ns, error_us)
+
+    def in_bound(self) -> bool:
+        """Whether the time is known as well as it must be."""
+        error_us = self._clock.error_us()
+        return error_us is not None and error_us <= self._max_error_us
+
+    def _learn(self, there_us: int, asked_ns: int, answered_ns: int, error_us: float) -> None:
+        self._clock.learn(there_us, asked_ns, answered_ns, error_us)
+        self.known.set()
+
+    def _tell(self) -> None:
+        error_us = self._clock.error_us()
+        self._metrics.gauge("clock.unknown", float(not self.in_bound()))
+        if error_us is not None:
+            self._metrics.gauge("clock.error_ms", error_us / 1000)
+            self._metrics.gauge("clock.ahead_ms", self._clock.wall_ahead_ms())

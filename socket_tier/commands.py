@@ -6,6 +6,7 @@ from uuid import UUID
 
 import msgspec
 
+from models.runtime.clock import now_us
 from models.runtime.correlation import traceparent
 from models.wire import names
 from models.wire.envelope import wrap
@@ -32,7 +33,7 @@ class Commands:
         :raises BrokerUnavailable: not confirmed; safe to send again
         :raises NodeBusy: too much in flight; safe to send again
         """
-        queue, body = wrap(command, traceparent())
+        queue, body = wrap(command, traceparent(), sent_us=now_us())
         await self._publisher.publish(names.COMMANDS_EXCHANGE, queue, body)
 
     async def broadcast(self, notice: msgspec.Struct) -> None:

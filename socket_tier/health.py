@@ -16,6 +16,7 @@ from models.wire.polls import iso_time
 from socket_tier.amqp.notices import NoticeInbox
 from socket_tier.amqp.publisher import Publisher
 from socket_tier.cache import Cache
+from socket_tier.clock_watch import ClockWatch
 from socket_tier.http import json_response
 from socket_tier.refusals import CacheUnavailable
 from socket_tier.rooms import Rooms
@@ -72,6 +73,7 @@ class Health:
         workers: Workers,
         sessions: Sessions,
         rooms: Rooms,
+        clock_watch: ClockWatch,
     ) -> None:
         self._publisher = publisher
         self._inbox = inbox
@@ -79,6 +81,7 @@ class Health:
         self._workers = workers
         self._sessions = sessions
         self._rooms = rooms
+        self._clock_watch = clock_watch
         self._started = time.monotonic()
         self._asking = asyncio.Lock()
         self._answers: tuple[dict[str, Any], dict[str, Any]] | None = None
@@ -91,6 +94,7 @@ class Health:
             "redis": redis,
             "broker": self._broker(),
             "workers": self._worker_status(),
+            "clock": self._clock(),
             "socketio": {
                 "status": "connected",
                 "connectedClients": len(self._sessions),
@@ -132,6 +136,11 @@ class Health:
             return {"status": "connected", "responseTime": round(await self._cache.ping_ms(), 3)}
         except CacheUnavailable:
             return {"status": "disconnected", "responseTime": None, "error": "no answer"}
+
+    def _clock(self) -> dict[str, Any]:
+        if self._clock_watch.in_bound():
+            return {"status": "connected", "responseTime": None}
+        return {"status": "degraded", "responseTime": None, "error": "the time is not known well enough"}
 
     def _broker(self) -> dict[str, Any]:
         trouble = self._publisher.trouble()

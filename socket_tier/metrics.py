@@ -106,7 +106,9 @@ GAUGES = {
     "logs.diverted": "log lines since the start that are in that file (log.fallback_folder)",
     "tls.broker_days_left": "days until RabbitMQ's certificate expires; unset where TLS is off",
     "tls.redis_days_left": "days until Redis' certificate expires; unset where TLS is off",
-    "clock.ahead_ms": "this machine's clock, compared with Redis'; late votes are told by clocks",
+    "clock.ahead_ms": "this machine's clock, compared with the processes' shared time; logs go by it, votes don't",
+    "clock.error_ms": "how far the shared time as kept here may be off; it grows while Redis or workers are away",
+    "clock.unknown": "1 while that is more than clock.max_error_s, or the time was never measured",
     "keys.signing_age_days": "age of the key that signs tokens; unset where nobody wrote down when it was made",
     "loop.lag_ms": "how late the event loop runs: overload when it stays high",
 }

@@ -74,6 +74,7 @@ class Upkeep:
             ("node-heartbeat", self._beat()),
             ("loop-lag", self._watch_loop()),
             ("load", self._tell_load()),
+            ("clock", self._clock_watch.run()),
             ("housekeeping", self._keep_house()),
             ("metrics", self._report()),
             ("certificates", self._watch_certificates()),
@@ -83,6 +84,8 @@ class Upkeep:
         """To the workers: closed polls don't become final before each node that lives has sent all its votes."""
         if self._workers.database_away() and not stopped:
             return  # nobody could store it, and it would stand in the hosts' way
+        if not self._clock_watch.known.is_set():
+            return  # it says when
         try:
             await self._commands.send(NodeHeartbeat(self._node_id, self._settings.node.name, now_us(), stopped))
         except Refused as refusal:
@@ -122,7 +125,6 @@ class Upkeep:
             self._key_watch.refresh()
             await self._audit.send()
             await self._admin.refresh()
-            await self._clock_watch.refresh()
 
     async def _report(self) -> None:
         """Also while Redis or the broker keeps everything else waiting."""

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from models.runtime.clock import now_us
 from models.runtime.correlation import new_id
 from models.runtime.settings import BatchSettings
 from models.wire import names
@@ -143,7 +144,7 @@ class VoteBuffer:
         traced, self._traced = self._traced, {}
         batch = VoteBatch(uuid7(), self._node_id, tuple(votes), reply_to=self._reply_to())
         self._log.sample(receipts, traced)
-        queue, body = wrap(batch, message_id=batch.batch_id, traced=traced)
+        queue, body = wrap(batch, message_id=batch.batch_id, traced=traced, sent_us=now_us())
         published = time.perf_counter()
         try:
             confirmed = self._publisher.publish(names.COMMANDS_EXCHANGE, queue, body)

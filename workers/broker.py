@@ -24,6 +24,7 @@ from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import Interrupt, Middleware
 from dramatiq.worker import _WorkQueueItem
 
+from models.runtime.clock import now_us
 from models.runtime.settings import BrokerSettings, Settings
 from models.wire import names
 from workers import topology
@@ -69,6 +70,9 @@ class CommandBroker(RabbitmqBroker):
         priority: int | None = None,
     ) -> None:
         super().__init__(confirm_delivery=True, middleware=middleware)
+        # Dramatiq's delays end by the wall clock of whoever takes them: by one a day behind they would last a day.
+        for module in (dramatiq.worker, dramatiq.brokers.rabbitmq):
+            setattr(module, "current_millis", lambda: now_us() // 1000)  # noqa: B010
         self._name = f"{settings.worker.name} consumer"
         self.use(settings.broker)
         self.dead_letters = dead_letters

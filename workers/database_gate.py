@@ -8,6 +8,7 @@ from typing import TypeVar
 from peewee import PeeweeException
 
 from models.database import Database, DatabaseUnavailable
+from models.runtime.clock import clock
 from models.statements import StatementNames
 from workers import delivery
 from workers.breaker import Breaker
@@ -62,7 +63,7 @@ class DatabaseGate:
         }
 
     def call(self, work: Callable[[Database], T]) -> T:
-        """Run ``work`` once.
+        """Run ``work`` once; never before this process has the database's time, which ``work`` may write.
 
         :raises DatabaseUnavailable: come back later; safe to repeat. At once while the breaker is open
         """
@@ -71,6 +72,8 @@ class DatabaseGate:
             raise DatabaseUnavailable(BREAKER_OPEN, "the database was away a moment ago")
         started = time.monotonic()
         try:
+            if clock.error_us() is None:
+                self._database.probe(clock)
             result = work(self._database)
         except DatabaseUnavailable as error:
             self._metrics.count(f"database.unavailable.{error.reason}")

@@ -6,7 +6,6 @@ from uuid import UUID
 
 from models import final_store, poll_store
 from models.database import DatabaseUnavailable
-from models.runtime.clock import now_us
 from models.runtime.settings import Settings
 from models.wire.notices import StateChanged
 from workers.database_gate import DatabaseGate
@@ -53,7 +52,7 @@ class Finals:
         try:
             settled = self._gate.call(
                 lambda db: final_store.settle_finals(
-                    db, now_us(), self._node_timeout_us, self._straggler_wait_us, self._late
+                    db, None, self._node_timeout_us, self._straggler_wait_us, self._late
                 )
             )
         except DatabaseUnavailable:
@@ -69,8 +68,7 @@ class Finals:
 
     def _remind(self) -> None:
         """Say again which polls are closed: a node that missed the close has not reported its batches."""
-        before_us = now_us() - int(_REMIND_EVERY_S * 1_000_000)
-        waiting = self._gate.call(lambda db: final_store.waiting_since(db, before_us))
+        waiting = self._gate.call(lambda db: final_store.waiting_for(db, int(_REMIND_EVERY_S * 1_000_000)))
         if not waiting:
             return
         for poll in self._gate.call(lambda db: poll_store.read_snapshots(db, waiting)):

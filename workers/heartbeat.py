@@ -6,7 +6,7 @@ from pathlib import Path
 
 import redis
 
-from models.runtime.clock import now_us
+from models.runtime.clock import clock, now_us
 from models.runtime.live_settings import LiveSettings
 from models.runtime.version import VERSION
 from models.wire.notices import WorkerHeartbeat
@@ -33,10 +33,9 @@ class Probe:
         """:raises DatabaseUnavailable: the breaker has counted it"""
         self._asked_at = time.monotonic()
         try:
-            self.database_ms, ahead_ms = self._gate.call(lambda db: db.probe())
+            self.database_ms = self._gate.call(lambda db: db.probe(clock))
         finally:
             self._asked_at = None
-        self._metrics.gauge("clock.ahead_ms", ahead_ms)
         self._metrics.timing_ms("database.probe_ms", self.database_ms)
 
     def database(self) -> str:
@@ -108,6 +107,7 @@ class Heartbeat:
                 self._waits.take(),
                 cpu_share,
                 VERSION,
+                clock.error_us(),
             )
         )
         if self._file is not None:

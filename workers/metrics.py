@@ -93,7 +93,9 @@ GAUGES = {
         f"tls.{name}_days_left": f"Days until the certificate of the {name} server expires; unset where TLS is off."
         for name in ("database", "broker", "redis")
     },
-    "clock.ahead_ms": "This machine's clock, compared with the database's; late votes are told by clocks.",
+    "clock.ahead_ms": "This machine's clock, compared with the database's; logs go by it, votes don't.",
+    "clock.error_ms": "How far this worker's idea of the database's time may be off; it grows while that is away.",
+    "clock.unknown": "1 while that is more than clock.max_error_s, or the time was never measured.",
     "outbox.waiting": "Notices that wait for RabbitMQ.",
     "logs.dropped": "Log lines lost since the start, because stdout and the file in its place took none.",
     "logs.diverted": "Log lines since the start that are in that file (log.fallback_folder).",

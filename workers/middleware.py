@@ -8,6 +8,7 @@ from typing import Any
 from dramatiq.middleware import Interrupt, Middleware, Retries
 
 from models.runtime import correlation
+from models.runtime.clock import now_us
 from models.wire import names
 from workers import delivery
 from workers.delivery import Delivery
@@ -66,7 +67,7 @@ class Context(Middleware):
         message.delivery = Delivery(traced, tries)
         delivery.begin(message.delivery)
         message.started_at = time.monotonic()
-        age_ms = time.time() * 1000 - message.message_timestamp
+        age_ms = now_us() / 1000 - message.message_timestamp
         self._metrics.timing_ms(f"queues.{queue_label(message.queue_name)}.age_ms", age_ms)
         if not tries and message.queue_name != names.AUDIT_QUEUE:  # reports may wait, and a retry waits on purpose
             self._waits.note(age_ms / 1000)
@@ -88,7 +89,7 @@ class Context(Middleware):
         fields = {
             "command": message.actor_name,
             "outcome": outcome,
-            "published_ms_ago": round(time.time() * 1000 - message.message_timestamp),
+            "published_ms_ago": round(now_us() / 1000 - message.message_timestamp),
             "taken_ms_ago": round((time.monotonic() - message.arrived_at) * 1000, 3),
             "began_ms_ago": round(took_ms, 3),
             "database_ms": round(handled.database_s * 1000, 3),

@@ -10,6 +10,7 @@ from dramatiq.middleware import TimeLimit
 
 from models.database import open_database
 from models.runtime.certificates import CertificateWatch
+from models.runtime.clock import clock
 from models.runtime.live_settings import LiveSettings
 from models.runtime.logs import Singles, lost_lines
 from models.runtime.process_levels import ProcessLevels
@@ -40,6 +41,7 @@ from workers.requests import Requests
 from workers.results import ResultsPublisher
 from workers.retention import Retention
 from workers.rooms import Rooms
+from workers.shared_time import TimeTeller
 from workers.sweep import Sweep
 from workers.tally_check import TallyCheck
 from workers.timed_closes import TimedCloses
@@ -190,11 +192,13 @@ class WorkerProcess:
             self._waits,
             settings.heartbeat_file,
         )
+        teller = TimeTeller(clock, self.rooms, self.metrics, self.settings.clock.max_error_s)
         sweep = Sweep(self.gate, self.rooms, self.results, self.metrics, settings.sweep_s)
         servers = {"database": self.settings.database, "broker": self.settings.broker, "redis": self.settings.redis}
         certificates = CertificateWatch(servers, self.metrics.gauge)
         self._periodic("certificates", CertificateWatch.EVERY_S, certificates.round)
         self._periodic("probe", PROBE_EVERY_S, probe.round)
+        self._periodic("time", TimeTeller.EVERY_S, teller.round)
         self._periodic("heartbeat", settings.heartbeat_s, heartbeat.round)
         self._periodic("sweep", settings.sweep_s, sweep.round)
         self._periodic("metrics", self.settings.metrics.flush_s, self._report)

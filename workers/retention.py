@@ -24,7 +24,6 @@ from models.database import Database, DatabaseUnavailable, open_database
 from models.poll_archive import IncompleteArchive
 from models.retention_store import RetiredPoll
 from models.runtime import logs
-from models.runtime.clock import now_us
 from models.runtime.settings import DatabaseSettings, Settings, load_or_exit
 from models.sole_run import sole_run
 from workers.archives import ArchiveUnavailable, open_archive
@@ -43,6 +42,24 @@ _RETIRED_AT_ONCE = 20  # their rows are locked together, for some milliseconds
 _DAY_US = 86_400 * 1_000_000
 _BATCHES_KEPT_US = 3 * _DAY_US  # far longer than a message can wait in a queue
 _COUNTING_S = 600.0  # a dry run reads whole tables
+
+
+def _now(work: Callable[..., T]) -> Callable[[Database], T]:
+    """``work(db, now_us=...)``, by the database's clock in the same transaction."""
+    return _at(0, "now_us", work)
+
+
+def _before(kept_us: int, work: Callable[..., T]) -> Callable[[Database], T]:
+    """``work(db, before_us=...)`` likewise: since when what is kept for so long is kept."""
+    return _at(kept_us, "before_us", work)
+
+
+def _at(ago_us: int, name: str, work: Callable[..., T]) -> Callable[[Database], T]:
+    def in_one_transaction(db: Database) -> T:
+        with db.transaction():
+            return work(db, **{name: db.now_us() - ago_us})
+
+    return in_one_transaction
 
 
 class Stopped(Exception):
@@ -100,7 +117,7 @@ class Retention:
     def _polls(self) -> None:
         try:
             self._finish()  # what an earlier round has left
-            while self._batch(lambda db: retention_store.retire(db, now_us(), _RETIRED_AT_ONCE)):
+            while self._batch(_now(partial(retention_store.retire, limit=_RETIRED_AT_ONCE))):
                 self._finish()
         except ArchiveUnavailable as error:
             # No more polls are retired: those that are wait until the archive is there again.
@@ -132,57 +149,58 @@ class Retention:
             self._check()
 
         place = self._archive.keep(poll_archive.file_name(poll), write)
-        self._gate.call(lambda db: retention_store.note_archived(db, poll.poll_id, place, now_us()))
+        self._gate.call(_now(partial(retention_store.note_archived, poll_id=poll.poll_id, place=place)))
         self._count("polls_archived", 1)
         self._metrics.count("retention.archived")
 
     def _delete(self, poll: RetiredPoll) -> None:
         for table in retention_store.LEFT_BEHIND:
-            self._batches(table, partial(retention_store.delete_left_behind, poll_id=poll.poll_id, table=table))
-        if self._gate.call(lambda db: retention_store.forget_retired(db, poll, now_us())):
+            delete = partial(
+                retention_store.delete_left_behind, poll_id=poll.poll_id, table=table, limit=self._batch_rows
+            )
+            self._batches(table, delete)
+        if self._gate.call(_now(partial(retention_store.forget_retired, poll=poll))):
             self._count("polls", 1)
             self._metrics.count("retention.polls")
 
     def _participants(self) -> None:
-        before_us = now_us() - self._settings.retention.participants_days * _DAY_US
+        kept_us = self._settings.retention.participants_days * _DAY_US
         after: UUID | None = None
         while True:
-            next_ones = partial(
-                retention_store.forget_participants, before_us=before_us, after=after, limit=self._batch_rows
-            )
-            deleted, after = self._batch(next_ones)
+            next_ones = partial(retention_store.forget_participants, after=after, limit=self._batch_rows)
+            deleted, after = self._batch(_before(kept_us, next_ones))
             self._count("participants", deleted)
             self._metrics.count("retention.rows", deleted)
             if after is None:
                 return
 
     def _bookkeeping(self) -> None:
-        for table, before_us in self._kept_since_us().items():
-            self._batches(table, partial(retention_store.forget, table=table, before_us=before_us))
-        self._gate.call(lambda db: retention_store.forget_nodes(db, now_us() - _BATCHES_KEPT_US))
+        for table, kept_us in self._kept_us().items():
+            forget = partial(retention_store.forget, table=table, limit=self._batch_rows)
+            self._batches(table, _before(kept_us, forget))
+        self._gate.call(_before(_BATCHES_KEPT_US, retention_store.forget_nodes))
 
-    def _kept_since_us(self) -> dict[str, int]:
-        batches_us = now_us() - _BATCHES_KEPT_US
-        audit_us = now_us() - self._settings.audit.retention_days * _DAY_US
-        return {"applied_batches": batches_us, "rejected_votes": batches_us, "audit_log": audit_us}
+    def _kept_us(self) -> dict[str, int]:
+        audit_us = self._settings.audit.retention_days * _DAY_US
+        return {"applied_batches": _BATCHES_KEPT_US, "rejected_votes": _BATCHES_KEPT_US, "audit_log": audit_us}
 
     def expected(self) -> Counter[str]:
         """What a round would delete, by the tables as they are now. Changes nothing."""
-        participants_us = now_us() - self._settings.retention.participants_days * _DAY_US
-        polls, votes = self._gate.call(lambda db: retention_store.count_expired(db, now_us()))
+        participants_us = self._settings.retention.participants_days * _DAY_US
+        polls, votes = self._gate.call(_now(retention_store.count_expired))
         retired = self._gate.call(retention_store.count_retired)
-        participants = self._gate.call(lambda db: retention_store.count_participants(db, participants_us))
+        participants = self._gate.call(_before(participants_us, retention_store.count_participants))
         found = Counter({"polls": polls + retired, "votes": votes, "participants": participants})
-        for table, before_us in self._kept_since_us().items():
-            found[table] = self._gate.call(partial(retention_store.count_old, table=table, before_us=before_us))
+        for table, kept_us in self._kept_us().items():
+            found[table] = self._gate.call(_before(kept_us, partial(retention_store.count_old, table=table)))
         return found
 
-    def _batches(self, what: str, delete: Callable[..., int]) -> None:
+    def _batches(self, what: str, delete: Callable[[Database], int]) -> None:
         """Until a batch is not full: rows may come in as fast as they go, such as notes on votes for a poll that is
         gone, and those have time until the next round."""
         deleted = self._batch_rows
         while deleted == self._batch_rows:
-            deleted = self._batch(lambda db: delete(db, limit=self._batch_rows))
+            deleted = self._batch(delete)
             self._count(what, deleted)
             self._metrics.count("retention.rows", deleted)
 

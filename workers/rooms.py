@@ -10,6 +10,7 @@ import redis
 
 from models.runtime.live_settings import Changes
 from models.wire import names
+from models.wire.loads import SharedTime
 from models.wire.polls import BrowserRole, PollSnapshot
 
 _NICKNAMES_OUTLIVE_S = 86_400  # so that a room never stands there without its nicknames
@@ -149,6 +150,15 @@ class Rooms:
         if self._redis.set(key, who, nx=True, px=for_ms):
             return True
         return self._redis.get(key) == who.encode() and bool(self._redis.pexpire(key, for_ms))
+
+    def server_time_us(self) -> int:
+        """By Redis' clock."""
+        seconds, microseconds = self._redis.time()
+        return int(seconds) * 1_000_000 + int(microseconds)
+
+    def tell_time(self, told: SharedTime) -> None:
+        """For nodes."""
+        self._redis.set(names.CLOCK_KEY, msgspec.json.encode(told))
 
     def changed_settings(self) -> Changes:
         """What operators have changed for all processes."""

@@ -4,7 +4,6 @@ from uuid import UUID, uuid5
 
 from models import poll_store
 from models.runtime import correlation
-from models.runtime.clock import now_us
 from models.state_log import TIMER
 from models.wire.commands import ChangeState
 from models.wire.polls import PollState
@@ -34,7 +33,7 @@ class TimedCloses:
         """:raises DatabaseUnavailable:
         :raises Unconfirmed: a close is committed and perhaps not announced; ``Finals`` reminds the nodes of it
         """
-        for poll_id, opened_at_us, closes_at_us in self._gate.call(lambda db: poll_store.due_closes(db, now_us())):
+        for poll_id, opened_at_us, closes_at_us in self._gate.call(poll_store.due_closes):
             command_id = uuid5(_CLOSES, f"{poll_id} {opened_at_us}")
             trace = correlation.begin()
             close = ChangeState(command_id, NOBODY, poll_id, PollState.CLOSED, closes_at_us, TIMER, trace)

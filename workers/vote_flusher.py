@@ -137,7 +137,7 @@ class VoteFlusher:
     def _bury(self, batch: VoteBatch, place: int, error: Exception) -> None:
         """One vote as a batch of its own. Its id follows from the old one, so that burying it twice shows."""
         single = VoteBatch(uuid5(batch.batch_id, str(place)), batch.node_id, (batch.votes[place],))
-        queue, body = wrap(single)
+        queue, body = wrap(single, sent_us=now_us())
         envelope = msgspec.json.decode(body, type=Envelope)
         log.error("vote_poisoned", extra={"batch_id": batch.batch_id.hex, "index": place})
         origin = {"original_batch_id": str(batch.batch_id), "original_index": place}

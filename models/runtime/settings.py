@@ -176,6 +176,10 @@ class NodeSettings(Section):
     ping_timeout_s: Seconds
 
 
+class ClockSettings(Section):
+    max_error_s: Annotated[float, Meta(ge=0.01, le=60)]
+
+
 class BatchSettings(Section):
     max_votes: Annotated[int, Meta(ge=1, le=10_000)]
     max_wait_s: Annotated[float, Meta(ge=0, le=1)]
@@ -402,6 +406,7 @@ class Settings(msgspec.Struct, frozen=True):
     broker: BrokerSettings
     redis: RedisSettings
     node: NodeSettings
+    clock: ClockSettings
     batch: BatchSettings
     room: RoomSettings
     poll: PollSettings

@@ -6,7 +6,6 @@ signs only from ``signs_from`` on: by then every node knows it, so no node meets
 
 import hashlib
 import secrets
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta
+
+from models.runtime.clock import now_us
 
 _ALWAYS = datetime.fromtimestamp(0, UTC)
 _DAY_S = 86_400
@@ -99,13 +100,13 @@ class KeyRing:
 
     def usable(self) -> list[str]:
         """As ``usable``, now."""
-        return usable(self._keys, datetime.fromtimestamp(time.time(), UTC))
+        return usable(self._keys, datetime.fromtimestamp(now_us() / 1e6, UTC))
 
     def signing_age_days(self) -> float | None:
         """Of the key that signs now; None when it doesn't say when it was made."""
         signing = self.usable()[0]
         made_at = next(key.created_at for key in self._keys if key.key == signing)
-        return (time.time() - made_at.timestamp()) / _DAY_S if made_at > _ALWAYS else None
+        return (now_us() / 1e6 - made_at.timestamp()) / _DAY_S if made_at > _ALWAYS else None
 
     def use(self, listed: Sequence[SigningKey]) -> None:
         """Take another list, unless there is a file."""

@@ -5,20 +5,27 @@ the longest token lives.
 """
 
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
-from itsdangerous import BadData, URLSafeTimedSerializer
+from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
 
+from models.runtime import clock
 from models.runtime.signing_keys import fingerprint
 
 T = TypeVar("T")
 
 FORGED, EXPIRED = "forged", "expired"
 _TOKEN = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+class _Signer(TimestampSigner):
+    """Goes by the time that all processes share, and not by this machine's."""
+
+    def get_timestamp(self) -> int:
+        return clock.now_us() // 1_000_000
 
 
 class InvalidToken(Exception):
@@ -66,9 +73,9 @@ class Tokens:
         # itsdangerous signs with the last key of its list.
         secrets = list(reversed(keys))
         self.key_ids = " ".join(fingerprint(key) for key in keys)
-        self._participant = URLSafeTimedSerializer(secrets, salt="participant")
-        self._host = URLSafeTimedSerializer(secrets, salt="host")
-        self._browser = URLSafeTimedSerializer(secrets, salt="browser")
+        self._participant = URLSafeTimedSerializer(secrets, salt="participant", signer=_Signer)
+        self._host = URLSafeTimedSerializer(secrets, salt="host", signer=_Signer)
+        self._browser = URLSafeTimedSerializer(secrets, salt="browser", signer=_Signer)
 
     def sign_participant(self, token: ParticipantToken) -> str:
         return self._participant.dumps(
@@ -107,6 +114,6 @@ class Tokens:
         except BadData as error:
             raise InvalidToken(FORGED) from error
         # Not itsdangerous' own max_age: it refuses what was signed a moment ago by a machine whose clock is ahead.
-        if time.time() - signed_at.timestamp() > self._max_age_s:
+        if clock.now_us() / 1e6 - signed_at.timestamp() > self._max_age_s:
             raise InvalidToken(EXPIRED)
         return made_of(value)

@@ -35,15 +35,18 @@ def wrap(
     *,
     message_id: UUID | None = None,
     traced: Mapping[int, str] | None = None,
+    sent_us: int | None = None,
 ) -> tuple[str, bytes]:
     """Queue name and body for one command.
 
     ``traceparent``: what the command is part of; without it the message's id is its trace. ``traced``: of a command
-    that carries many things, the correlation ids of some, by place.
+    that carries many things, the correlation ids of some, by place. ``sent_us``: now, in the shared time; without it by
+    this machine's clock.
     """
     actor, queue = ROUTES[type(command)]
     options: dict[str, Any] = {"traceparent": traceparent} if traceparent else {}
     if traced:
         options["traced"] = traced
-    envelope = Envelope(queue, actor, (command,), {}, options, str(message_id or uuid7()), int(time.time() * 1000))
+    sent_ms = (time.time_ns() // 1000 if sent_us is None else sent_us) // 1000
+    envelope = Envelope(queue, actor, (command,), {}, options, str(message_id or uuid7()), sent_ms)
     return queue, _encoder.encode(envelope)

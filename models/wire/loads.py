@@ -1,4 +1,4 @@
-"""What nodes tell of their load, for the scaler: in Redis, where it ends with the node."""
+"""What processes tell others by way of Redis: nodes their load, for the scaler, and workers the time, for nodes."""
 
 import msgspec
 
@@ -10,3 +10,14 @@ class NodeLoad(msgspec.Struct, frozen=True):
     connections: int
     lag_s: float
     draining: bool
+
+
+class SharedTime(msgspec.Struct, frozen=True):
+    """The shared time is Redis' and ``ahead_us``, give or take ``error_us``; measured at ``at_us`` by Redis' clock.
+
+    All in microseconds.
+    """
+
+    ahead_us: int
+    error_us: int
+    at_us: int

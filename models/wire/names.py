@@ -92,6 +92,9 @@ def node_load_key(node_id: UUID) -> str:
 NODES_ALIVE_KEY = "nodes:alive"  # sorted set: node id (hex) -> last heartbeat, seconds since the epoch
 
 
+CLOCK_KEY = "clock"  # string: JSON of SharedTime, renewed once a second by every worker that knows the time
+
+
 SCALER_KEY = "lead:scaler"  # string: the scaler that may change something, of several that run
 
 

@@ -112,7 +112,8 @@ def _clock(here: Here, client: Any) -> Iterator[Finding]:
 
 
 def _nodes(here: Here, client: Any) -> Iterator[Finding]:
-    since = here.clock() - here.settings.room.node_timeout_s
+    seconds, microseconds = client.time()
+    since = seconds + microseconds / 1e6 - here.settings.room.node_timeout_s
     alive = client.zcount(names.NODES_ALIVE_KEY, since, "+inf")
     yield judged("nodes", alive > 0, f"{alive} alive by their heartbeats", Status.FAILED, "start nodes")
 

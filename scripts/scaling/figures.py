@@ -201,7 +201,8 @@ class NodeFigures:
 
         :raises redis.RedisError:
         """
-        since = time.time() - self._node_timeout_s
+        seconds, microseconds = self._redis.time()
+        since = int(seconds) + int(microseconds) / 1e6 - self._node_timeout_s
         alive: list[bytes] = self._redis.zrangebyscore(names.NODES_ALIVE_KEY, since, "+inf")  # type: ignore[assignment]
         keys = [names.node_load_key(UUID(hex=node.decode())) for node in alive]
         told: list[bytes | None] = self._redis.mget(keys) if keys else []  # type: ignore[assignment]

@@ -107,10 +107,7 @@ def test_a_server_that_hangs_in_mid_answer_is_given_up_and_used_again_when_it_re
             database.execute("SELECT 2")
         assert database.connections_in_use() == 0
         proxy.resume()
-        took_ms, ahead_ms = database.probe()
-        assert took_ms > 0
-        # Both clocks are this machine's.
-        assert abs(ahead_ms) <= took_ms + 1
+        assert database.probe() > 0
 
 
 @pytest.mark.proves("FR-037")
@@ -120,7 +117,7 @@ def test_a_server_that_hangs_at_the_commit_is_given_up(settings, proxy):
             database.execute("SELECT 1")
             proxy.stall()
         proxy.resume()
-        assert database.probe()[0] > 0
+        assert database.probe() > 0
 
 
 def test_a_refused_connection_is_unavailable(settings):
@@ -148,7 +145,7 @@ def test_a_call_waits_for_a_free_connection_and_then_gives_up(settings):
             database.probe()
         release.set()
         holder.join(10)
-        assert database.probe()[0] > 0
+        assert database.probe() > 0
 
 
 @pytest.mark.proves("E1", "FR-033")
@@ -172,7 +169,7 @@ def test_connections_are_used_again(settings):
 def test_a_connection_that_was_terminated_while_idle_is_never_handed_out(settings, shared_database):
     with opened(settings) as database:
         terminate(shared_database, backend(database))
-        assert database.probe()[0] > 0
+        assert database.probe() > 0
 
 
 @pytest.mark.proves("FR-003")
@@ -183,7 +180,7 @@ def test_a_connection_that_is_terminated_in_use_is_unavailable_and_then_replaced
             database.execute("SELECT 1")
         assert caught.value.reason == "connection_lost"
         assert database.connections_in_use() == 0
-        assert database.probe()[0] > 0
+        assert database.probe() > 0
 
 
 @pytest.mark.proves("FR-037")
@@ -305,11 +302,11 @@ def test_a_server_that_takes_no_writes_is_no_primary_though_a_standby_it_may_be(
         with unavailable_within(SOON_S, "read_only"):
             database.probe()
         reads = open_database(settings, "votemill-tests", writable=False)
-        assert reads.probe()[0] > 0
+        assert reads.probe() > 0
         reads.close()
     # And as soon as it takes them it is taken
     with opened(settings) as database:
-        assert database.probe()[0] > 0
+        assert database.probe() > 0
 
 
 def test_a_session_that_turns_read_only_fails_at_once_also_for_reads_and_is_thrown_away(settings):
@@ -367,12 +364,12 @@ def test_a_call_that_hangs_is_given_up_once_a_new_connection_gets_through(settin
         assert asked.wait(10)
         database.use(at_port(settings, proxy_to_the_same.port).url)
         # When nobody has noticed yet, others get answers and it waits on
-        assert database.probe()[0] > 0
+        assert database.probe() > 0
         hanging.join(4)
         assert hanging.is_alive()
         # When somebody has: then it ends long before its deadline
         database.renew()
-        assert database.probe()[0] > 0
+        assert database.probe() > 0
         hanging.join(20)
         assert reasons == ["overtaken"]
 
@@ -386,7 +383,7 @@ def test_of_several_hosts_the_one_that_takes_writes_is_found_behind_one_that_is_
         # The silence of the first one takes all of the first try's time
         with unavailable_within(SOON_S, "deadline"):
             database.probe()
-        assert database.probe()[0] > 0
+        assert database.probe() > 0
 
 
 def test_what_is_told_of_a_failure_has_neither_statement_nor_password(settings):
@@ -424,7 +421,7 @@ def test_another_account_is_used_from_the_next_connection_on(settings):
                 another.submit(database.probe).result()
             assert told == ["failed"]
             database.use(settings.url)
-            assert another.submit(database.probe).result()[0] > 0
+            assert another.submit(database.probe).result() > 0
         assert told == ["failed"]
 
 

@@ -56,9 +56,7 @@ class HostActors:
         """Store a poll, put its room into Redis and answer the node."""
 
         def work() -> None:
-            poll = self._gate.call(
-                lambda db: poll_store.create_poll(db, command, retention_days=self._retention_days, now_us=now_us())
-            )
+            poll = self._gate.call(lambda db: poll_store.create_poll(db, command, retention_days=self._retention_days))
             self._show(poll, new=True)
             self._metrics.count("polls.created")
             self._notices.answer(command.node_id, PollCreated(command.command_id, poll))

@@ -71,10 +71,10 @@ def test_a_token_signed_with_an_unknown_key_is_refused() -> None:
 def test_a_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = Tokens([OLD], MONTH_S)
     token = tokens.sign_participant(ADA)
-    now = tokens_module.time.time()
-    monkeypatch.setattr(tokens_module.time, "time", lambda: now + MONTH_S - 10)
+    now = tokens_module.clock.now_us()
+    monkeypatch.setattr(tokens_module.clock, "now_us", lambda: now + (MONTH_S - 10) * 1_000_000)
     assert tokens.read_participant(token) == ADA
-    monkeypatch.setattr(tokens_module.time, "time", lambda: now + MONTH_S + 10)
+    monkeypatch.setattr(tokens_module.clock, "now_us", lambda: now + (MONTH_S + 10) * 1_000_000)
     with pytest.raises(InvalidToken) as refused:
         tokens.read_participant(token)
     assert refused.value.reason == "expired"
@@ -83,8 +83,8 @@ def test_a_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_token_signed_where_the_clock_is_ahead_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = Tokens([OLD], MONTH_S)
     token = tokens.sign_participant(ADA)
-    now = tokens_module.time.time()
-    monkeypatch.setattr(tokens_module.time, "time", lambda: now - 2)
+    now = tokens_module.clock.now_us()
+    monkeypatch.setattr(tokens_module.clock, "now_us", lambda: now - 2_000_000)
     assert tokens.read_participant(token) == ADA
 
 
