@@ -86,21 +86,25 @@ UPDATE polls SET version = greatest(version + 1, %(now_us)s), changed_at_rest_us
 
 LOCK_POLL = "SELECT state, token_generation, close_after_s FROM polls WHERE id = %s FOR NO KEY UPDATE"
 
-# Nodes take a poll for closed from the announcement of a close on, until they see a state that is newer.
+# Nodes take a poll for closed from the announcement of a close on, until they see a state that is newer; also when it
+# is opened after that by a command that was asked for before.
 OUTDATE_CLOSE = """
 UPDATE polls SET state_changed_at_us = greatest(state_changed_at_us, %(at_us)s) + 1,
   version = greatest(version + 1, %(now_us)s), changed_at_rest_us = %(now_us)s
 WHERE id = %(poll_id)s
 """
 
+# Not now(): the transaction may have waited for the poll's lock.
 INSERT_STATE_CHANGE = """
-INSERT INTO state_changes (poll_id, command_id, at_us, new_state, actor) VALUES (%s, %s, %s, %s, %s)
+INSERT INTO state_changes (poll_id, command_id, at_us, new_state, actor, recorded_at)
+VALUES (%s, %s, %s, %s, %s, clock_timestamp())
 ON CONFLICT (command_id) DO NOTHING RETURNING id
 """
 
 # Equal times keep the order of arrival.
 READ_STATE_LOG = """
-SELECT at_us, new_state, actor, command_id FROM state_changes WHERE poll_id = %s ORDER BY at_us, id
+SELECT at_us, new_state, actor, command_id, (extract(epoch FROM recorded_at) * 1000000)::bigint
+FROM state_changes WHERE poll_id = %s ORDER BY at_us, id
 """
 
 READ_PERIODS = "SELECT opened_at_us, closed_at_us FROM voting_periods WHERE poll_id = %s ORDER BY ordinal"
@@ -245,7 +249,7 @@ def change_state(db: Database, command: ChangeState, now_us: int) -> StateChange
 
 def _refuse_revoked(db: Database, command: ChangeState, state: PollState, now_us: int) -> StateChange:
     """A node admitted it before it had heard of the revocation, and may have announced a close: that must not stay."""
-    if state is PollState.OPEN:
+    if command.new_state is not PollState.OPEN:
         db.execute(OUTDATE_CLOSE, {"poll_id": command.poll_id, "at_us": command.at_us, "now_us": now_us})
     poll = read_snapshots(db, [command.poll_id])[0]
     entry = AuditEntry(
@@ -267,11 +271,14 @@ def _record(db: Database, command: ChangeState) -> bool:
     return db.execute(INSERT_STATE_CHANGE, values).fetchone() is not None
 
 
-def _fold(log: Sequence[tuple[int, str, str, UUID]], close_after_us: int | None) -> Timeline:
-    return fold([(at_us, PollState(state), actor) for at_us, state, actor, _ in log], close_after_us)
+def _fold(log: Sequence[tuple[int, str, str, UUID, int]], close_after_us: int | None) -> Timeline:
+    entries = [(at_us, PollState(state), actor, recorded_us) for at_us, state, actor, _, recorded_us in log]
+    return fold(entries, close_after_us)
 
 
-def _state_before(log: Sequence[tuple[int, str, str, UUID]], command_id: UUID, close_after_us: int | None) -> PollState:
+def _state_before(
+    log: Sequence[tuple[int, str, str, UUID, int]], command_id: UUID, close_after_us: int | None
+) -> PollState:
     """What a repeated command found when it was first applied in order."""
     place = next((i for i, row in enumerate(log) if row[3] == command_id), len(log))
     return _fold(log[:place], close_after_us).state

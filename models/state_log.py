@@ -10,9 +10,10 @@ TIMER = "timer"  # in place of the host who asked for a change
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A poll's state and voting periods. ``changed_at_us`` is when the current state began, 0 before any change.
+    """A poll's state and voting periods.
 
-    A period is (opened at, closed at); closed at is None while voting is open.
+    ``changed_at_us`` is when the current state was asked for, 0 before any change. A period is
+    (opened at, closed at); closed at is None while voting is open.
     """
 
     state: PollState = PollState.WAITING
@@ -32,28 +33,32 @@ class Timeline:
         return max(0, len(self.periods) - 1)
 
 
-def fold(log: Sequence[tuple[int, PollState, str]], close_after_us: int | None = None) -> Timeline:
-    """The timeline of a log of (at_us, new state, actor), sorted by time. A change to the state that holds is none.
+def fold(log: Sequence[tuple[int, PollState, str, int]], close_after_us: int | None = None) -> Timeline:
+    """The timeline of a log of (at_us, new state, actor, recorded at), sorted by time. A change to the state that holds
+    is none.
 
-    With ``close_after_us`` a period that is older than that has ended by itself, when its time was over. The timer's
+    With ``close_after_us`` a period that is older than that has ended by itself, when its time was over. Its time
+    begins when the opening was recorded, since nobody could vote before, however long ago it was asked for. The timer's
     own entries only say that this time has come: a host may have closed and opened again before one of them was made.
     """
     timeline = Timeline()
-    for at_us, new_state, actor in log:
+    for at_us, new_state, actor, recorded_us in log:
         ends_us = timeline.opened_at_us + close_after_us if close_after_us is not None else None
         if timeline.state is PollState.OPEN and ends_us is not None and ends_us <= at_us:
             timeline = _apply(timeline, ends_us, PollState.CLOSED)
         if actor != TIMER:
-            timeline = _apply(timeline, at_us, new_state)
+            begins_us = at_us if close_after_us is None else max(at_us, recorded_us)
+            timeline = _apply(timeline, at_us, new_state, begins_us)
     return timeline
 
 
-def _apply(timeline: Timeline, at_us: int, new_state: PollState) -> Timeline:
+def _apply(timeline: Timeline, at_us: int, new_state: PollState, begins_us: int = 0) -> Timeline:
     if new_state is timeline.state:
         return timeline
     periods = timeline.periods
     if new_state is PollState.OPEN:
-        periods = (*periods, (at_us, None))
+        periods = (*periods, (begins_us, None))
     elif timeline.state is PollState.OPEN:
-        periods = (*periods[:-1], (periods[-1][0], at_us))
+        # A close that was asked for before the period could begin leaves nothing of it.
+        periods = (*periods[:-1], (min(periods[-1][0], at_us), at_us))
     return Timeline(new_state, at_us, periods)

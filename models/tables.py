@@ -83,7 +83,10 @@ class VotingPeriodRow(Table):
 
 
 class StateChangeRow(Table):
-    """The log that a poll's state and voting periods follow from, sorted by ``at_us``, then ``id``."""
+    """The log that a poll's state and voting periods follow from, sorted by ``at_us``, then ``id``.
+
+    ``recorded_at``: by the database's clock, under the poll's lock; a period that has an end begins then.
+    """
 
     id: Field = BigIdentityField(primary_key=True)
     poll_id: Field = BigIntegerField()

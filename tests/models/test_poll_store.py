@@ -229,6 +229,17 @@ def test_a_change_by_a_revoked_host_changes_nothing_and_takes_its_announcement_b
     assert change_state(database, command, 20_000).poll.state is PollState(state)
 
 
+def test_a_revoked_hosts_close_holds_up_no_opening_that_was_asked_for_before_it(database):
+    # Given a poll that waits, and a close by a revoked host, announced to all nodes
+    here = poll(database)
+    revoke_hosts(database, RevokeHosts(uuid4(), NODE, here.poll_id, 2), 60)
+    thief = ChangeState(uuid4(), NODE, here.poll_id, PollState.CLOSED, 9_000, "thief", token_generation=1)
+    assert change_state(database, thief, 9_500).revoked
+    # When an opening arrives that was asked for before, then nodes see that it is newer
+    opened = change(database, here.poll_id, "open", 8_000).poll
+    assert (opened.state, opened.state_changed_at_us > thief.at_us) == (PollState.OPEN, True)
+
+
 @pytest.mark.proves("FR-003", "US1.5")
 def test_the_sweep_sees_open_polls_and_those_that_changed_lately(database):
     quiet, lately, opened = poll(database), poll(database), open_poll(database)
