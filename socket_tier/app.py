@@ -54,6 +54,7 @@ from socket_tier.shared_limits import SharedLimits
 from socket_tier.shedding import Shedding
 from socket_tier.socket_rooms import SocketRooms
 from socket_tier.state_changes import StateChanges
+from socket_tier.state_commands import StateCommands
 from socket_tier.tasks import Tasks, keep_running
 from socket_tier.transport.engine import DirectEngine
 from socket_tier.transport.lane import VoteLane
@@ -184,7 +185,7 @@ class Node:
             host_tokens=self.host_tokens,
             sessions=self.sessions,
             sockets=self.sockets,
-            states=self.states,
+            state_commands=StateCommands(self.commands, self.cache, self.states, self.tasks),
             tasks=self.tasks,
             shedding=self.shedding,
             audit=self.audit,

@@ -127,9 +127,12 @@ local room = redis.call('HMGET', KEYS[1], 'snapshot', 'closing_us')
 return {room[1], room[2], redis.call('HLEN', KEYS[2])}
 """)
 
-# KEYS: room. ARGV: closing_us. A room that isn't there must not come to exist without its nicknames.
+# KEYS: room. ARGV: closing_us. A room that isn't there must not come to exist without its nicknames; of several closes
+# the latest is remembered.
 _NOTE_CLOSING = Script("""
-if redis.call('HEXISTS', KEYS[1], 'version') == 1 then redis.call('HSET', KEYS[1], 'closing_us', ARGV[1]) end
+if redis.call('HEXISTS', KEYS[1], 'version') == 0 then return end
+local known = tonumber(redis.call('HGET', KEYS[1], 'closing_us') or '0')
+if known < tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], 'closing_us', ARGV[1]) end
 """)
 
 # KEYS: a hash. ARGV: seconds to live, field, value, ... and so on.

@@ -1,6 +1,5 @@
-"""Who may control a poll, and how a state change travels."""
+"""Who may control a poll, and what hosts are answered."""
 
-import asyncio
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -11,19 +10,19 @@ from models.runtime.correlation import correlation_id
 from models.runtime.settings import SecuritySettings
 from models.runtime.tokens import InvalidToken
 from models.wire.commands import ChangeState, ClaimHost
-from models.wire.notices import HostsRevoked, Notice, PollClosing, StateChanged
-from models.wire.polls import BrowserRole, PollSnapshot, PollState
+from models.wire.notices import HostsRevoked
+from models.wire.polls import BrowserRole, PollSnapshot
 from socket_tier.audit import Audit
 from socket_tier.cache import Cache
 from socket_tier.commands import Commands, NoAnswer
 from socket_tier.host_tokens import HostTokens
 from socket_tier.payloads import ChangePollState, JoinHost
-from socket_tier.refusals import CacheUnavailable, Invalid, Refused, only_host
+from socket_tier.refusals import CacheUnavailable, Invalid, only_host
 from socket_tier.rooms import Room, Rooms
 from socket_tier.sessions import Session, Sessions
 from socket_tier.shedding import Shedding
 from socket_tier.socket_rooms import SocketRooms
-from socket_tier.state_changes import StateChanges
+from socket_tier.state_commands import StateCommands
 from socket_tier.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ class Hosting:
         host_tokens: HostTokens,
         sessions: Sessions,
         sockets: SocketRooms,
-        states: StateChanges,
+        state_commands: StateCommands,
         tasks: Tasks,
         shedding: Shedding,
         audit: Audit,
@@ -67,7 +66,7 @@ class Hosting:
         self._host_tokens = host_tokens
         self._sessions = sessions
         self._sockets = sockets
-        self._states = states
+        self._state_commands = state_commands
         self._tasks = tasks
         self._shedding = shedding
         self._audit = audit
@@ -96,10 +95,10 @@ class Hosting:
         return {"success": True, "role": "viewer" if generation is None else "host", "poll": poll}
 
     async def change_state(self, controller: Controller, request: ChangePollState) -> dict[str, Any]:
-        """The ack of ``change-poll-state``: after the commit, or ``pending`` once the command is durable.
+        """The ack of ``change-poll-state``: what a worker has decided, or ``pending`` once the command is durable.
 
-        A close holds on all nodes from its receipt on. An opening holds from its commit on: a vote must not reach a
-        worker before the opening does.
+        What this node shows decides nothing, not even that the poll is in that state already: another command may be
+        on its way, from here or from another node.
 
         :raises Refused:
         """
@@ -124,9 +123,7 @@ class Hosting:
             room_code=room.code,
             address=controller.address,
         )
-        previous = room.state
-        if request.new_state is previous:
-            return self._ack(room, previous)
+        shown = room.state
         command = ChangeState(
             uuid4(),
             self._node_id,
@@ -138,40 +135,14 @@ class Hosting:
             token_generation=generation,
         )
         try:
-            if previous is PollState.OPEN:
-                answer = await self._close(room, command)
-            else:
-                answer = await self._commands.request(command, command.command_id)
+            answer = await self._state_commands.send(room, command)
         except NoAnswer:
-            return {**self._ack(room, previous), "pending": True}
-        assert isinstance(answer, StateChanged)
-        return self._ack(room, previous)
-
-    async def _close(self, room: Room, command: ChangeState) -> Notice:
-        """From its receipt on no vote is taken: here at once, elsewhere as soon as the command is durable."""
-        notice = PollClosing(room.poll.poll_id, room.code, command.at_us, command.correlation_id)
-
-        async def tell_the_others() -> None:
-            told = await asyncio.gather(
-                self._commands.broadcast(notice),
-                self._cache.note_closing(room.code, command.at_us),
-                return_exceptions=True,
-            )
-            for failure in told:
-                if isinstance(failure, Refused):
-                    log.warning("closing_not_announced", extra={"code": failure.code})  # the commit will be
-                elif isinstance(failure, BaseException):
-                    raise failure
-
-        self._states.closing(notice)
-        try:
-            return await self._commands.request(command, command.command_id, when_durable=tell_the_others)
-        except NoAnswer:
-            raise
-        except Refused:
-            if room.closing_us == command.at_us:
-                self._states.reopen_admission(room)
-            raise
+            poll = room.view(seen=True)
+            ack = {"success": True, "state": poll["state"], "previousState": shown.value, "poll": poll}
+            return {**ack, "pending": True}
+        # The poll is shown as it is by now: a later change may have been decided, too.
+        decided, previous = answer.poll.state.value, answer.previous_state.value
+        return {"success": True, "state": decided, "previousState": previous, "poll": room.view(seen=True)}
 
     def revoked(self, notice: HostsRevoked) -> None:
         """A poll's host tokens are void: nobody here hosts it any more, or hears what only hosts hear."""
@@ -278,10 +249,6 @@ class Hosting:
             await self._cache.add_browser_role(session.browser_id, role, complete=session.new_browser)
         except CacheUnavailable:
             log.info("browser_role_not_cached")
-
-    def _ack(self, room: Room, previous: PollState) -> dict[str, Any]:
-        poll = room.view(seen=True)
-        return {"success": True, "state": poll["state"], "previousState": previous.value, "poll": poll}
 
 
 def _invalid_token() -> Invalid:

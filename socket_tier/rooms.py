@@ -79,13 +79,17 @@ class Room:
 
     poll: PollSnapshot
     votes: Allowance
-    closing_us: int = 0
+    closing_us: int = 0  # of the latest close that is known here, applied or not
+    ended_us: int = 0  # what the clock has shown last: a period that was to end by then has ended
     participant_count: int = 0
     members: dict[UUID, Member] = field(default_factory=dict)
     sids: set[str] = field(default_factory=set)
     read_after: int = 0  # so many gaps in the notices
     unheard: bool = False  # notices may have been missed since, or would be now: no vote is taken
     totals_state: PollState = field(init=False)  # in which the poll has, or had, the totals that are known
+    _asked_us: int = 0
+    _durable_close_us: int = 0
+    _unsure_closes: set[int] = field(default_factory=set)  # asked for here, and perhaps never to be sent
     # Rules hold for a poll's life; these are looked at with each vote.
     closes_at_us: int = field(init=False)
     vote_stands: bool = field(init=False)
@@ -111,9 +115,12 @@ class Room:
 
     def open_since_us(self, at_us: int) -> int | None:
         """When the voting period that runs at a time began, None when voting isn't open then."""
-        if self.poll.state is not PollState.OPEN or self._is_closing() or 0 < self.closes_at_us <= at_us:
+        poll, closes_at_us = self.poll, self.closes_at_us
+        if poll.state is not PollState.OPEN or self.closing_us > poll.state_changed_at_us:
             return None
-        return self.poll.opened_at_us
+        if closes_at_us and (closes_at_us <= at_us or closes_at_us <= self.ended_us):
+            return None
+        return poll.opened_at_us
 
     @property
     def hides_totals(self) -> bool:
@@ -134,8 +141,31 @@ class Room:
         return update if seen or not self.hides_totals else masked(update)
 
     def next_change_us(self) -> int:
-        """A time for a state change that is later than every change known here, whatever the clocks say."""
-        return max(now_us(), self.poll.state_changed_at_us + 1, self.closing_us + 1)
+        """A time for a state change that is asked for now: later than every change known here and than those asked for
+        before it, which may still be on their way, whatever the clocks say."""
+        poll, ended_us = self.poll, self.closes_at_us if self._time_is_up() else 0
+        latest_us = max(self._asked_us, poll.state_changed_at_us, poll.opened_at_us, self.closing_us, ended_us)
+        self._asked_us = max(now_us(), latest_us + 1)
+        return self._asked_us
+
+    def ask_close(self, at_us: int) -> None:
+        """A close was asked for here. It holds from now on, and may be withdrawn until it is durable."""
+        self._unsure_closes.add(at_us)
+        self._follow_closes()
+
+    def note_closing(self, at_us: int) -> None:
+        """A close is durable: it holds until the poll has a newer state."""
+        self._unsure_closes.discard(at_us)
+        self._durable_close_us = max(self._durable_close_us, at_us)
+        self._follow_closes()
+
+    def withdraw_close(self, at_us: int) -> None:
+        """A close that was asked for here could not be sent; all others hold."""
+        self._unsure_closes.discard(at_us)
+        self._follow_closes()
+
+    def _follow_closes(self) -> None:
+        self.closing_us = max((self._durable_close_us, *self._unsure_closes))
 
     def learn(self, poll: PollSnapshot) -> bool:
         """Take in a snapshot unless it is older than what is known; whether the state changed by it."""
@@ -170,7 +200,12 @@ class Room:
             self.totals_state = state or self.poll.state
 
     def _is_closing(self) -> bool:
-        return self.closing_us > self.poll.state_changed_at_us and self.poll.state is PollState.OPEN
+        """Before a worker has said so."""
+        closing = self.closing_us > self.poll.state_changed_at_us or self._time_is_up()
+        return closing and self.poll.state is PollState.OPEN
+
+    def _time_is_up(self) -> bool:
+        return 0 < self.closes_at_us <= self.ended_us
 
 
 def _ignore(*_: Any) -> None:
@@ -201,7 +236,7 @@ class Rooms:
         self._limits = limits
         self._metrics = metrics
         self._rooms: OrderedDict[str, Room] = OrderedDict()
-        self._closing: dict[str, int] = {}
+        self._closing: OrderedDict[int, int] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Room]] = {}
         self._missing: OrderedDict[str, float] = OrderedDict()
         self._timed: WeakValueDictionary[str, Room] = WeakValueDictionary()
@@ -268,10 +303,11 @@ class Rooms:
             self.on_unread(room)
         return room
 
-    def note_closing(self, room_code: str, at_us: int) -> None:
-        """A close is on its way, for a room that is just being read."""
-        if room_code in self._loading:
-            self._closing[room_code] = at_us
+    def note_closing(self, poll_id: int, at_us: int) -> None:
+        """A close is on its way, for a room that may be read next, or is just being read, without it."""
+        self._closing[poll_id] = max(at_us, self._closing.pop(poll_id, 0))
+        if len(self._closing) > _KEPT_WITHOUT_SOCKETS:
+            self._closing.popitem(last=False)
 
     def hearing_changed(self, hearing: bool) -> None:
         """Whether this node hears of state changes. While it doesn't, no room takes a vote: it may be closed."""
@@ -332,15 +368,14 @@ class Rooms:
             votes = self._limits.room_votes(poll.room_code)
             room = Room(poll, votes, read_after=self.gaps, unheard=self._deaf)
             self._rooms[poll.room_code] = room
-            if 0 < room.closes_at_us <= now_us():
-                room.closing_us = room.closes_at_us
+            room.ended_us = now_us()
             self._missing.pop(poll.room_code, None)
             self._evict()
         previous = room.state
         room.learn(poll)
         if room.poll.rules.close_after_s is not None:
             self._timed[room.code] = room
-        room.closing_us = max(room.closing_us, closing_us, self._closing.pop(poll.room_code, 0))
+        room.note_closing(max(closing_us, self._closing.pop(poll.poll_id, 0)))
         if room.sids and room.state is not previous:
             self.on_changed(room, previous)  # the notice, which comes later, will change nothing any more
         return room
@@ -365,7 +400,6 @@ class Rooms:
 
     def _loaded(self, room_code: str, done: asyncio.Task[Room]) -> None:
         del self._loading[room_code]
-        self._closing.pop(room_code, None)
         if not done.cancelled():
             done.exception()  # everybody who asked may have left meanwhile
 

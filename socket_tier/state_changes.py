@@ -71,15 +71,18 @@ class StateChanges:
     def closing(self, notice: PollClosing) -> None:
         """A close is on its way to the workers: votes from now on are too late."""
         room = self._rooms.known(notice.room_code)
-        if room is None:
-            self._rooms.note_closing(notice.room_code, notice.at_us)
-            return
-        if notice.at_us <= room.closing_us:
+        if room is None or room.poll.poll_id != notice.poll_id:
+            self._rooms.note_closing(notice.poll_id, notice.at_us)
             return
         previous = room.state
-        room.closing_us = notice.at_us
-        if room.state is not previous:
-            self._announce(room, previous, notice.correlation_id)
+        room.note_closing(notice.at_us)
+        self._announce_if_changed(room, previous, notice.correlation_id)
+
+    def close_asked(self, room: Room, notice: PollClosing) -> None:
+        """A close was asked for at this node: no vote is taken here any more, unless it can't be sent."""
+        previous = room.state
+        room.ask_close(notice.at_us)
+        self._announce_if_changed(room, previous, notice.correlation_id)
 
     async def run_clock(self) -> None:
         """Tell the rooms whose voting period's time is over; no vote is taken from that very moment on. The workers
@@ -87,15 +90,15 @@ class StateChanges:
         while True:
             await asyncio.sleep(_CLOCK_S)
             for room in self._rooms.timed():
-                if 0 < room.closes_at_us <= now_us():
-                    self.closing(PollClosing(room.poll.poll_id, room.code, room.closes_at_us))
+                previous = room.state
+                room.ended_us = now_us()
+                self._announce_if_changed(room, previous)
 
-    def reopen_admission(self, room: Room) -> None:
-        """The close could not be sent: it never was."""
+    def reopen_admission(self, room: Room, at_us: int) -> None:
+        """The close asked for at this time could not be sent: it never was. Another that is on its way holds."""
         previous = room.state
-        room.closing_us = 0
-        if room.state is not previous:
-            self._announce(room, previous)
+        room.withdraw_close(at_us)
+        self._announce_if_changed(room, previous)
 
     def catch_up(self) -> None:
         """Read the rooms in use anew: after a gap in the notices or in the fan-out something may have been missed.
@@ -159,9 +162,9 @@ class StateChanges:
             return False
         room.participant_count = cached.participant_count
         previous = room.state
-        room.closing_us = max(room.closing_us, cached.closing_us)
-        if not self._learn(room, cached.poll) and room.state is not previous:
-            self._announce(room, previous)
+        room.note_closing(cached.closing_us)
+        if not self._learn(room, cached.poll):
+            self._announce_if_changed(room, previous)
         self._report_if_closed(cached.poll)
         return True
 
@@ -175,6 +178,10 @@ class StateChanges:
             whole = room.update(seen=True) | {names.TOTALS_STATE: room.totals_state.value}
             self._ticker.offer(room.code, room.poll.version, whole)
         return changed
+
+    def _announce_if_changed(self, room: Room, previous: PollState, correlation: str = "") -> None:
+        if room.state is not previous:
+            self._announce(room, previous, correlation)
 
     def _announce(self, room: Room, previous: PollState, correlation: str = "") -> None:
         payload = state_changed(room, previous)

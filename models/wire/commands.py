@@ -71,7 +71,8 @@ class CreatePoll(msgspec.Struct, frozen=True):
 class ChangeState(msgspec.Struct, frozen=True):
     """Open, close or reset a poll at ``at_us``, once per ``command_id``.
 
-    ``at_us`` is later than any state change that the node knew of, so changes sort by it whatever the clocks say.
+    ``at_us`` is later than any state change that the node knew of, or had sent before, so changes sort by it whatever
+    the clocks say.
     Answered to all nodes with ``StateChanged``, or to this one with ``CommandFailed``. ``actor`` is for the audit log.
     ``token_generation``: under which the host was admitted; refused when it has been revoked since, 0 never is.
     """

@@ -9,6 +9,7 @@ from scripts.faults.load import Load
 from scripts.faults.stack import RunningStack
 from scripts.loadtest import rest
 from scripts.stack.services import rabbitmq
+from scripts.stack.supervision import wait_until
 from tests.breakable import second_stack
 from tests.outages import probes
 from tests.outages.conftest import Drill
@@ -44,8 +45,12 @@ def test_rabbitmq_killed_and_kept_down(
     with drill("RabbitMQ killed, kept down") as load:
         load.strike(stack["rabbitmq"].kill_and_hold_down)
         assert_promise_4(stack, load, side_room.code, guest)
+        close = load.during(lambda: probes.change_state(stack.nodes[0], side_room, "closed"))
+        probes.assert_put_off(close, _AT_ONCE_S)
         load.hold(hold_s)
         load.during(stack["rabbitmq"].bring_back)
+    # What was refused has not happened.
+    wait_until(lambda: guest.vote(side_room.code, 3).success, 30, "the close that was refused holds")
 
 
 @pytest.mark.proves("FR-035", "FR-037", "FR-041", "SC-002", "US6.5", "E6")
@@ -55,6 +60,23 @@ def test_rabbitmq_hung(drill: Drill, stack: RunningStack, side_room: rest.Room, 
         assert_promise_4(stack, load, side_room.code, guest)
         load.hold(hold_s)
         stack["rabbitmq"].thaw()
+
+
+def test_a_close_whose_confirm_never_came_holds_at_its_node_and_is_applied(
+    stack: RunningStack, side_room: rest.Room, guest: Guest
+) -> None:
+    # Given a broker that hangs the moment a close is sent, so that nobody knows whether it has it
+    stack["rabbitmq"].freeze()
+    probes.assert_put_off(probes.change_state(stack.nodes[0], side_room, "closed"), _PUBLISH_TIMEOUT_S + 5)
+    # Then no vote is taken at this node that the close would make void
+    assert guest.vote(side_room.code, 1).body["error"] == "Voting is not open"
+    # And the close is applied when it can be
+    stack["rabbitmq"].thaw()
+
+    def closed(node: rest.Base) -> bool:
+        return bool(probes.read_poll(node, side_room.code).body["final"])
+
+    wait_until(lambda: all(closed(node) for node in stack.nodes), 60, "the close was not applied")
 
 
 @pytest.mark.proves("FR-037", "FR-041", "SC-002", "US6.5", "E6")

@@ -73,7 +73,7 @@ def test_no_vote_is_taken_from_the_very_moment_on_at_which_a_periods_time_is_ove
 
 def test_a_close_that_is_on_its_way_shows_nobody_the_totals_that_wait_for_it() -> None:
     here = room(rules=PollRules(Results.AFTER_CLOSE))
-    here.closing_us = here.next_change_us()
+    here.note_closing(here.next_change_us())
     assert (here.state, here.view(seen=False)["votes"]) == (PollState.CLOSED, [0, 0])
     here.learn(msgspec.structs.replace(here.poll, state=PollState.CLOSED, state_changed_at_us=here.closing_us))
     assert here.view(seen=False)["votes"] == [3, 1]
@@ -127,6 +127,66 @@ async def test_rooms_are_read_before_they_take_votes_again_when_notices_may_have
     assert here.unheard and unread == [here]
 
 
+def test_a_period_that_the_clock_has_ended_begins_anew_with_another_end() -> None:
+    """The end of one period must not hold up the next, which may have been asked for before it."""
+    timed = room(rules=PollRules(close_after_s=2))
+    timed.ended_us = timed.closes_at_us
+    assert (timed.state, timed.open_since_us(10), timed.view(seen=True)["closesAt"]) == (PollState.CLOSED, None, None)
+    assert timed.next_change_us() > timed.closes_at_us
+    timed.learn(msgspec.structs.replace(timed.poll, state_changed_at_us=1_000_000, opened_at_us=1_500_000))
+    assert (timed.state, timed.open_since_us(2_000_006)) == (PollState.OPEN, 1_500_000)
+
+
+def test_changes_asked_for_one_after_the_other_are_in_that_order_whatever_the_clock_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = room()
+    monkeypatch.setattr("socket_tier.rooms.now_us", lambda: 3)
+    asked = [here.next_change_us() for _ in range(3)]
+    here.note_closing(90)
+    asked.append(here.next_change_us())
+    here.learn(msgspec.structs.replace(here.poll, state_changed_at_us=200))
+    asked.append(here.next_change_us())
+    assert asked == [6, 7, 8, 91, 201]
+
+
+def test_a_state_that_is_older_than_what_is_known_is_ignored_and_one_that_is_as_old_is_not() -> None:
+    here = room()
+    older = msgspec.structs.replace(here.poll, state=PollState.CLOSED, state_changed_at_us=4, version=9, votes=(9, 9))
+    assert not here.learn(older)
+    assert (here.state, here.poll.version, here.poll.votes) == (PollState.OPEN, 1, (3, 1))
+    assert here.learn(msgspec.structs.replace(older, state_changed_at_us=5))
+    assert here.state is PollState.CLOSED
+
+
+def test_a_change_of_state_that_comes_behind_newer_totals_keeps_them() -> None:
+    here = room()
+    here.learn_totals(7, [4, 2], True, PollState.CLOSED)
+    here.learn_totals(6, [4, 1], False, PollState.OPEN)
+    assert here.learn(msgspec.structs.replace(here.poll, state=PollState.CLOSED, state_changed_at_us=6, version=6,
+                                              votes=(4, 1), final=False))  # fmt: skip
+    known = here.poll
+    assert (known.state, known.version, known.votes, known.final) == (PollState.CLOSED, 7, (4, 2), True)
+    here.learn(msgspec.structs.replace(known, version=8, votes=(5, 2), final=False))
+    assert (here.poll.version, here.poll.votes, here.poll.final) == (8, (5, 2), False)
+
+
+def test_a_snapshot_from_before_a_revocation_brings_no_host_back() -> None:
+    browser = uuid4()
+    here = room(token_generation=2)
+    here.learn(msgspec.structs.replace(here.poll, version=2, token_generation=1, host_browsers=(browser,)))
+    assert (here.poll.version, here.poll.token_generation, here.poll.host_browsers) == (2, 2, ())
+
+
+async def test_a_close_that_is_heard_of_before_the_room_is_read_holds(pipeline: RedisPipeline) -> None:
+    rooms = rooms_beside(pipeline, Workers())
+    rooms.note_closing(1, 50)
+    rooms.note_closing(1, 40)
+    assert rooms.add(poll(1, 0)).state is PollState.CLOSED
+    rooms.note_closing(3, 50)
+    assert rooms.add(poll(2, 0)).state is PollState.OPEN
+
+
 async def test_who_is_in_a_room_is_told_of_a_change_that_a_read_has_brought(pipeline: RedisPipeline) -> None:
     rooms = rooms_beside(pipeline, Workers())
     told: list[tuple[Room, PollState]] = []
@@ -140,7 +200,7 @@ async def test_who_is_in_a_room_is_told_of_a_change_that_a_read_has_brought(pipe
         lambda: rooms.add(opened, closing_us=99),
         lambda: rooms.learn(closed),
     ):
-        here.poll, here.closing_us = opened, 0
+        here.poll, here._durable_close_us, here.closing_us = opened, 0, 0
         way()
         assert told.pop() == (here, PollState.OPEN)
     rooms.add(here.poll)
