@@ -20,6 +20,13 @@ def test_registering_again_changes_nothing(database):
     ]
 
 
+def test_whoever_has_a_nickname_keeps_it(database):
+    here = poll(database).poll_id
+    register(database, [registration(here, 1, "Ada")])
+    register(database, [registration(here, 1, "Grace", joined_us=20)])
+    assert rows(database, "SELECT nickname, nickname_key FROM participants") == [("Ada", "ada")]
+
+
 def test_a_nickname_that_is_held_is_a_conflict_each_time_and_voids_nothing(database):
     here = open_poll(database).poll_id
     register(database, [registration(here, 1, "Ada")])

@@ -2,10 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
+import psycopg2
 import pytest
+import redis
 
+from models.wire import names
 from tests.socket_tier.browsers import Browser, every_client
 from tests.socket_tier.conftest import NewBrowser
 from tests.socket_tier.rest import Poll, Rest
@@ -33,6 +37,34 @@ async def test_the_first_who_joins_a_fresh_poll_by_bare_code_is_its_host(new_bro
     for browser in (host, other):
         changed = await browser.hears("poll-state-changed", newState="open", previousState="waiting")
         assert (changed["state"], changed["changedBy"], changed["roomCode"]) == ("open", "host", poll.code)
+
+
+@pytest.mark.proves("FR-013")
+async def test_nobody_claims_a_poll_from_another_address_than_its_creators(
+    new_browser: NewBrowser, rest: Rest, node_urls: list[str]
+) -> None:
+    poll = await rest.create()
+    stranger = await new_browser(node_urls[0], headers={"X-Forwarded-For": "203.0.113.77"}).connect()
+    assert (await stranger.call("join", poll.code))["role"] == "viewer"
+    creator = await new_browser().connect()
+    assert (await creator.call("join", poll.code))["role"] == "host"
+
+
+@pytest.mark.proves("FR-013")
+async def test_nobody_claims_a_poll_that_is_no_longer_fresh(
+    new_browser: NewBrowser, rest: Rest, database_url: str, redis_url: str
+) -> None:
+    # Given a poll that was made an hour ago, and that no node knows
+    poll = await rest.create()
+    with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
+        aged = "UPDATE polls SET created_at = created_at - interval '1 hour' WHERE room_code = %s"
+        cursor.execute(aged, (poll.code,))
+    with redis.Redis.from_url(redis_url) as cache:
+        cache.delete(names.room_key(poll.code))
+    # When somebody comes from the creator's address, by bare code
+    late = await new_browser().connect()
+    # Then they only look on
+    assert (await late.call("join", poll.code))["role"] == "viewer"
 
 
 @every_client
