@@ -58,6 +58,7 @@ class Decision:
         self._standing = standing or {}
         self.latest: dict[tuple[int, int], CastVote] = {}
         self.refused: list[tuple[CastVote, str]] = []
+        self.stands: dict[tuple[int, int], int] = {}  # of whom a vote was refused for that: by poll and participant
         self._first_us: dict[tuple[int, int], int] = {}
 
     def add(self, votes: Iterable[CastVote]) -> None:
@@ -75,6 +76,7 @@ class Decision:
                 if stands is not None:
                     if stands != vote.option_index:
                         self.refused.append((vote, VOTE_STANDS))
+                        self.stands[key] = stands
                     continue
             if other is None:
                 latest[key] = vote
@@ -90,21 +92,27 @@ class Decision:
 
 
 def rejections(
-    batch: VoteBatch, codes: Mapping[tuple[int, int, int], str], room_codes: Mapping[int, str]
+    batch: VoteBatch,
+    codes: Mapping[tuple[int, int, int], str],
+    room_codes: Mapping[int, str],
+    stands: Mapping[tuple[int, int], int],
 ) -> tuple[Rejection, ...]:
     """One batch's refused votes, by its own places. ``codes`` by poll, participant (as a number) and seq;
-    ``room_codes`` by poll."""
+    ``room_codes`` by poll; ``stands`` as in ``Decision``."""
     if not codes:
         return ()
     found = []
     for index, vote in enumerate(batch.votes):
         code = codes.get((vote.poll_id, vote.participant_id.int, vote.seq))
         if code:
-            found.append(rejection(index, vote, code, ERRORS[code], room_codes))
+            standing = stands.get((vote.poll_id, vote.participant_id.int), -1)
+            found.append(rejection(index, vote, code, ERRORS[code], room_codes, standing))
     return tuple(found)
 
 
-def rejection(index: int, vote: CastVote, code: str, error: str, room_codes: Mapping[int, str]) -> Rejection:
+def rejection(
+    index: int, vote: CastVote, code: str, error: str, room_codes: Mapping[int, str], stands: int = -1
+) -> Rejection:
     """What is said of one refused vote."""
     room_code = room_codes.get(vote.poll_id, "")
-    return Rejection(index, code, error, vote.participant_id, vote.option_index, room_code)
+    return Rejection(index, code, error, vote.participant_id, vote.option_index, room_code, vote.seq, stands)

@@ -1,6 +1,6 @@
 """Decides and stores votes: many batches in one transaction, one set-based statement for all their votes."""
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -10,6 +10,7 @@ from peewee import PeeweeException
 from models.arrays import numbers, uuids
 from models.ballots import END_OF_TIME_US, Ballot, Decision, rejections
 from models.database import Database
+from models.times import as_us
 from models.wire.commands import CastVote, VoteBatch
 from models.wire.notices import Rejection
 
@@ -70,7 +71,7 @@ WITH incoming AS MATERIALIZED (
   ORDER BY 1
   ON CONFLICT (participant_id) DO NOTHING
 )
-SELECT poll_id, option_index, sum(n)::bigint FROM (
+SELECT poll_id, option_index, sum(n)::bigint, count(*) FILTER (WHERE n > 0) FROM (
   SELECT poll_id, option_index, 1 AS n FROM moved
   UNION ALL
   SELECT poll_id, old_option, -1 FROM moved WHERE old_option IS NOT NULL
@@ -102,6 +103,15 @@ JOIN unnest(%s::bigint[], %s::uuid[], %s::bigint[]) AS t (poll_id, participant_i
   USING (poll_id, participant_id, seq)
 """
 
+# One index lookup per vote, as in UPSERT_VOTES.
+READ_STORED = """
+SELECT t.poll_id, t.participant_id, stored.option_index, stored.submitted_at, stored.seq
+FROM (SELECT DISTINCT * FROM unnest(%s::bigint[], %s::uuid[]) AS u (poll_id, participant_id)) AS t, LATERAL (
+  SELECT option_index, submitted_at, seq FROM votes v
+  WHERE v.poll_id = t.poll_id AND v.participant_id = t.participant_id OFFSET 0
+) AS stored
+"""
+
 READ_ROOM_CODES = "SELECT id, room_code FROM polls WHERE id = ANY(%s::bigint[])"
 
 # A vote in a closed poll is a straggler: it was received in time and counts. Sweeps look at polls that changed at rest.
@@ -115,10 +125,13 @@ FROM polls WHERE id = ANY(%(final)s::bigint[])
 
 @dataclass(frozen=True, slots=True)
 class StoredBatches:
-    """``rejections``: one tuple per batch, in order. ``changed_polls``: ids of polls whose votes changed, sorted."""
+    """``rejections``: one tuple per batch, in order. ``changed_polls``: ids of polls whose votes changed, sorted.
+    ``choices``: what those who voted in these batches have chosen, as of the commit; one vote per participant and poll.
+    """
 
     rejections: list[tuple[Rejection, ...]]
     changed_polls: list[int]
+    choices: Collection[CastVote] = ()
 
 
 def store_batches(db: Database, batches: Sequence[VoteBatch], now_us: int) -> StoredBatches:
@@ -134,12 +147,16 @@ def store_batches(db: Database, batches: Sequence[VoteBatch], now_us: int) -> St
     with db.transaction():
         new, again = _claim(db, batches)
         decision, ballots = _decide(db, new)
-        changed = _write_votes(db, decision, ballots, now_us) if decision.latest else []
+        changed, written = _write_votes(db, decision, ballots, now_us) if decision.latest else ([], 0)
+        choices: Collection[CastVote] = decision.latest.values()
+        if again or written < len(choices):
+            choices = _read_stored(db, [*choices, *(vote for batch in again for vote in batch.votes)])
         _count_batches(db, new, ballots)
         codes = _store_rejected(db, decision.refused)
         codes.update(_read_rejected(db, again))
         rooms = room_codes(db, {poll_id for poll_id, _, _ in codes})
-    return StoredBatches([rejections(batch, codes, rooms) for batch in batches], changed)
+    refused = [rejections(batch, codes, rooms, decision.stands) for batch in batches]
+    return StoredBatches(refused, changed, choices)
 
 
 def room_codes(db: Database, poll_ids: Iterable[int]) -> dict[int, str]:
@@ -237,7 +254,17 @@ def _lock_ballots(db: Database, poll_ids: Sequence[int]) -> dict[int, Ballot]:
     }
 
 
-def _write_votes(db: Database, decision: Decision, ballots: dict[int, Ballot], now_us: int) -> list[int]:
+def _read_stored(db: Database, votes: Sequence[CastVote]) -> list[CastVote]:
+    """What the database holds of those who cast these votes: some of them are older than that."""
+    keys = (numbers(vote.poll_id for vote in votes), uuids(vote.participant_id for vote in votes))
+    return [
+        CastVote(poll_id, participant_id, option_index, as_us(submitted_at), seq)
+        for poll_id, participant_id, option_index, submitted_at, seq in db.execute(READ_STORED, keys)
+    ]
+
+
+def _write_votes(db: Database, decision: Decision, ballots: dict[int, Ballot], now_us: int) -> tuple[list[int], int]:
+    """Ids of the polls that changed, and how many votes were written: not those older than what is stored."""
     votes = decision.latest.values()
     moves = db.execute(
         UPSERT_VOTES,
@@ -251,15 +278,17 @@ def _write_votes(db: Database, decision: Decision, ballots: dict[int, Ballot], n
         ),
     )
     deltas: dict[int, list[int]] = {}
-    for poll_id, option_index, difference in moves:
+    written = 0
+    for poll_id, option_index, difference, chosen in moves:
+        written += chosen
         deltas.setdefault(poll_id, [0] * ballots[poll_id].options)[option_index] += difference
     if not deltas:
-        return []
+        return [], 0
     changed = sorted(deltas)
     literals = [numbers(deltas[poll_id]) for poll_id in changed]
     db.execute(RAISE_TALLIES, {"polls": numbers(changed), "deltas": literals, "now_us": now_us})
     _note_stragglers(db, [poll_id for poll_id in changed if ballots[poll_id].at_rest], ballots, now_us)
-    return changed
+    return changed, written
 
 
 def _note_stragglers(db: Database, closed: list[int], ballots: dict[int, Ballot], now_us: int) -> None:

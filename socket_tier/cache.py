@@ -14,6 +14,7 @@ import msgspec
 
 from models.runtime.live_settings import Changes
 from models.wire import names
+from models.wire.choices import STORE_CHOICES, packed, refused_field
 from models.wire.loads import NodeLoad, SharedTime
 from models.wire.polls import BrowserRole, PollSnapshot
 from socket_tier.redis_pipeline import RedisPipeline, Script
@@ -43,20 +44,7 @@ if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
 end
 """)
 
-# Stores choices unless a newer one is there. KEYS: choices. ARGV: seconds to live; "participant option seq ...", one
-# string for all, since a client spends more on each argument than on all else. Option -2 (NOT_COUNTED) takes one away.
-_STORE_CHOICES = Script("""
-for participant, option, seq in string.gmatch(ARGV[2], '(%S+) (%S+) (%S+)') do
-  local stored = redis.call('HGET', KEYS[1], participant)
-  local known = stored and tonumber(string.match(stored, ':(%d+)'))
-  if option == '-2' then
-    if known == tonumber(seq) then redis.call('HDEL', KEYS[1], participant) end
-  elseif not known or known < tonumber(seq) then
-    redis.call('HSET', KEYS[1], participant, option .. ':' .. seq)
-  end
-end
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-""")
+_STORE_CHOICES = Script(STORE_CHOICES)
 
 # Stores changed settings over those that are expected there. KEYS: settings. ARGV: version expected, version, values,
 # levels.
@@ -150,9 +138,6 @@ class CachedRoom(NamedTuple):
     participant_count: int
 
 
-NOT_COUNTED = -2  # in place of an option
-
-
 class StoredChoice(NamedTuple):
     """``option_index`` is None before the first vote."""
 
@@ -231,20 +216,23 @@ class Cache:
         keys = (names.nicknames_key(room_code), names.choices_key(room_code))
         await self._call(2, *keys, nickname_key, participant_id.hex, script=_RELEASE_NICKNAME)
 
-    async def choice(self, room_code: str, participant_id: UUID) -> StoredChoice | None:
-        """A participant's last acked choice; None when Redis doesn't know whether there is one."""
-        stored = await self._call("HGET", names.choices_key(room_code), participant_id.hex)
+    async def choice(self, room_code: str, participant_id: UUID) -> tuple[StoredChoice | None, int]:
+        """A participant's last acked choice, None when Redis doesn't know whether there is one; and the seq of the
+        latest vote that was refused, 0 without one."""
+        participant = participant_id.hex
+        key = names.choices_key(room_code)
+        stored, refused = await self._call("HMGET", key, participant, refused_field(participant))
         if stored is None:
-            return None
+            return None, int(refused or 0)
         option, seq = stored.decode().split(":")
-        return StoredChoice(None if option == "-1" else int(option), int(seq))
+        return StoredChoice(None if option == "-1" else int(option), int(seq)), int(refused or 0)
 
     async def store_choices(self, room_code: str, choices: Sequence[tuple[str, int, int]]) -> None:
         """Participant's id in hex, option (-1 for none) and seq each. An older choice never replaces a newer one. With
-        ``NOT_COUNTED`` for an option the choice of that seq is forgotten, so that the next resume asks the database.
+        ``NOT_COUNTED`` for an option nothing is believed up to that seq, so that the next resume asks the database.
         """
-        packed = " ".join([f"{participant} {option} {seq}" for participant, option, seq in choices])
-        await self._call(1, names.choices_key(room_code), self._room_ttl_s, packed, script=_STORE_CHOICES)
+        key = names.choices_key(room_code)
+        await self._call(1, key, self._room_ttl_s, packed(choices), 1, script=_STORE_CHOICES)
 
     async def arrive(self, node_id: UUID, room_code: str, participant_id: UUID, nickname: str) -> tuple[bool, int]:
         """Count a participant in; whether that is news, and how many are present."""

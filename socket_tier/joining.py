@@ -161,9 +161,7 @@ class Joining:
     async def learn_choice(self, room: Room, member: Member) -> None:
         """A vote by way of another node, or before this one started, orders the next one behind it."""
         stored = await self._choices.of(room, member)
-        if stored.seq > member.last_seq or member.choice is None:
-            member.choice = stored.option_index
-        member.last_seq = max(member.last_seq, stored.seq)
+        member.learn(stored.option_index, stored.seq)
         if room.vote_reveals and member.choice is not None:
             await self._sockets.reveal(room, member)
 

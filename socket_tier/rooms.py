@@ -47,6 +47,7 @@ class Member:
     nickname: str
     last_seq: int = 0
     choice: int | None = None
+    choice_seq: int = 0  # whose choice that is, or of the refused vote since which it is unknown
     sids: set[str] = field(default_factory=set)
     counted: bool = False  # in Redis's presence
     leaving: asyncio.TimerHandle | None = None
@@ -71,6 +72,25 @@ class Member:
             seq = received_at_us
         self.last_seq = seq
         return CastVote(poll_id, self.participant_id, option_index, received_at_us, seq)
+
+    def chose(self, vote: CastVote) -> bool:
+        """A vote was acked. False when it is not this member's choice: a later one was acked or refused before."""
+        if vote.seq <= self.choice_seq:
+            return False
+        self.choice = vote.option_index
+        self.choice_seq = vote.seq
+        return True
+
+    def refused(self, seq: int, stands: int | None) -> None:
+        """A vote that was acked, or is about to be, does not count; in a poll whose votes stand, what does instead."""
+        if seq >= self.choice_seq:
+            self.choice, self.choice_seq = stands, seq
+
+    def learn(self, choice: int | None, seq: int) -> None:
+        """What Redis or the database knows; ``seq`` as in ``choice_seq``."""
+        if seq >= self.choice_seq or self.choice is None:
+            self.choice, self.choice_seq = choice, max(seq, self.choice_seq)
+        self.last_seq = max(self.last_seq, seq)
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)

@@ -108,8 +108,13 @@ class SocketRooms:
             told = self._fanout.broadcast(names.nodes_room(code), names.FIRST_VOTERS, {"roomCode": code, "keys": keys})
             self._tasks.start(told, "tell-nodes")
 
-    def take(self, event: str, _target: str, payload: Any) -> bool:
-        """What nodes tell each other over the fan-out; False when it is for browsers."""
+    def take(self, event: str, target: str, payload: Any) -> bool:
+        """What nodes tell each other over the fan-out; False when it is for browsers as it is."""
+        if event == names.VOTE_REJECTED:
+            self._refused(target, payload)
+            browsers = {key: value for key, value in payload.items() if key != names.REFUSED}
+            self._tasks.start(self._fanout.deliver(target, event, browsers), "vote-rejected")
+            return True
         if event != names.FIRST_VOTERS:
             return False
         room = self._rooms.known(payload["roomCode"])
@@ -119,6 +124,14 @@ class SocketRooms:
                 if member is not None and member.choice is None:
                     self._tasks.start(self._show_totals(room, member), "show-totals")
         return True
+
+    def _refused(self, target: str, payload: Any) -> None:
+        """What was taken for a participant's choice, here or at another node, is none."""
+        room = self._rooms.known(payload["roomCode"])
+        member = room.members.get(names.participant_of(target)) if room is not None else None
+        if member is not None and names.REFUSED in payload:
+            seq, stands = payload[names.REFUSED]
+            member.refused(seq, None if stands < 0 else stands)
 
     async def _show_totals(self, room: Room, member: Member) -> None:
         await self.reveal(room, member)

@@ -9,7 +9,6 @@ from models.ballots import ERRORS, VOTE_STANDS
 from models.runtime.clock import now_us
 from models.runtime.correlation import correlation_id, named_by_caller
 from models.wire import names
-from models.wire.commands import CastVote
 from models.wire.notices import BatchApplied, Rejection
 from models.wire.polls import iso_time
 from socket_tier.audit import Audit
@@ -110,10 +109,11 @@ class Voting:
         else:
             self._buffer.add(vote, receipt)
         await receipt.confirmed
-        if room.vote_reveals and member.choice is None:
-            self._sockets.voted(room, member)
-        member.choice = vote.option_index
-        self._choices.note(room.code, member, vote)
+        first = member.choice is None
+        if member.chose(vote):
+            if first and room.vote_reveals:
+                self._sockets.voted(room, member)
+            self._choices.note(room.code, member, vote)
         ack: dict[str, Any] = {"success": True, "status": "queued"}
         if request.command_id is not None:
             ack["commandId"] = request.command_id
@@ -200,7 +200,7 @@ class VoteResults:
                 payload["correlationId"] = receipt.correlation_id
             if rejection is not None:
                 self._log.rejected(notice.batch_id, rejection, vote.participant_id, receipt, traced.get(index))
-                await self._reject(vote.participant_id, payload, rejection, vote)
+                await self._reject(vote.participant_id, vote.seq, payload, rejection)
             elif self._sessions.get(receipt.sid) is not None:
                 payload["recordedAt"] = recorded_at
                 await self._fanout.deliver(receipt.sid, names.VOTE_RECORDED, payload)
@@ -209,19 +209,11 @@ class VoteResults:
             if forgotten.participant_id is not None:
                 payload = {"optionIndex": forgotten.option_index, "roomCode": forgotten.room_code}
                 self._log.rejected(notice.batch_id, forgotten, forgotten.participant_id, None, None)
-                await self._reject(forgotten.participant_id, payload, forgotten)
+                await self._reject(forgotten.participant_id, forgotten.seq, payload, forgotten)
 
-    async def _reject(
-        self, participant_id: UUID, payload: dict[str, Any], why: Rejection, vote: CastVote | None = None
-    ) -> None:
-        """Tell the voter, who may sit at another node by now, or in two tabs. A ``vote`` that isn't known any more is
-        so old that the worker has made Redis forget it."""
+    async def _reject(self, participant_id: UUID, seq: int, payload: dict[str, Any], why: Rejection) -> None:
+        """Tell the voter, who may sit at another node by now, or in two tabs, and those nodes."""
         self._metrics.count("votes.rejected")
-        room = self._rooms.known(payload["roomCode"])
-        member = room.members.get(participant_id) if room is not None else None
-        if member is not None:
-            member.choice = None  # asked for anew at the next resume
-        if vote is not None:
-            self._choices.forget(payload["roomCode"], member or Member(participant_id, ""), vote)
-        payload |= {"error": why.error, "code": why.code}
+        self._choices.forget(payload["roomCode"], participant_id, seq)
+        payload |= {"error": why.error, "code": why.code, names.REFUSED: [seq, why.stands]}
         await self._fanout.broadcast(names.participant_room(participant_id), names.VOTE_REJECTED, payload)

@@ -17,6 +17,8 @@ COUNTERS = {
     "votes.transactions": "Transactions that applied them; far below votes.batches means merging works.",
     "votes.bisected": "Batches split to find a poison vote.",
     "votes.answered_late": "Rejections sent to the voter through Redis, since the node that took the vote is gone.",
+    "choices.failed": "Rounds of writing choices to Redis that failed; they are repeated.",
+    "choices.overflow": "Times that Redis forgets a poll's choices, since too many waited; resumes ask the database.",
     "registrations.stored": "Participants written.",
     "registrations.conflicts": "Nicknames found taken when the participant was stored.",
     "polls.created": "Polls stored.",

@@ -24,6 +24,7 @@ from workers.actors.members import MemberActors
 from workers.actors.votes import VoteActors
 from workers.broker import CommandBroker
 from workers.cache import open_redis
+from workers.choices import ChoiceWriter
 from workers.database_gate import DatabaseGate
 from workers.dead_letters import DeadLetters
 from workers.encoder import CommandEncoder
@@ -139,10 +140,13 @@ class WorkerProcess:
         return broker
 
     def _add_votes(self) -> None:
+        choices = ChoiceWriter(self.gate, self.rooms, self.metrics)
         self.vote_flusher = flusher = VoteFlusher(
-            self.settings.worker, self.gate, self.dead_letters, self.metrics, self.results.mark, self.broker.stopping
-        )
-        VoteActors(flusher, self.notices, self.fan_out, self.rooms, self.metrics, self.singles).declare(self.broker)
+            self.settings.worker, self.gate, self.dead_letters, self.metrics, self.results.mark, choices.note,
+            self.broker.stopping,
+        )  # fmt: skip
+        VoteActors(flusher, self.notices, self.fan_out, choices, self.metrics, self.singles).declare(self.broker)
+        self._part("choices", choices.start, choices.close)
         self._part("vote-flusher", flusher.start, flusher.close)
 
     def _add_host(self) -> None:

@@ -1,6 +1,6 @@
 """Rooms in Redis: snapshots with compare-and-set, nicknames, browsers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from uuid import UUID
@@ -10,6 +10,7 @@ import redis
 
 from models.runtime.live_settings import Changes
 from models.wire import names
+from models.wire.choices import STORE_CHOICES, packed
 from models.wire.loads import SharedTime
 from models.wire.polls import BrowserRole, PollSnapshot
 
@@ -29,13 +30,7 @@ redis.call('EXPIRE', KEYS[2], ARGV[5])
 return 1
 """
 
-# KEYS: choices. ARGV: participant, seq, and so on. A newer choice may still count and stays.
-_FORGET_CHOICES = """
-for i = 1, #ARGV, 2 do
-  local stored = redis.call('HGET', KEYS[1], ARGV[i])
-  if stored and string.match(stored, ':(%d+)$') == ARGV[i + 1] then redis.call('HDEL', KEYS[1], ARGV[i]) end
-end
-"""
+_CHOICES_PER_CALL = 500
 
 
 class Outcome(IntEnum):
@@ -59,7 +54,7 @@ class Rooms:
         self._redis = client
         self._ttl_s = ttl_s
         self._store = client.register_script(_STORE)
-        self._forget_choices = client.register_script(_FORGET_CHOICES)
+        self._store_choices = client.register_script(STORE_CHOICES)
 
     def store(self, polls: Sequence[PollSnapshot], *, create: bool = False) -> list[StoredRoom]:
         """Store snapshots unless newer ones are there, in one round trip.
@@ -96,15 +91,21 @@ class Rooms:
             pipe.execute()
         return self.store([poll], create=True)[0]
 
-    def forget_choices(self, choices: Iterable[tuple[str, UUID, int]]) -> None:
-        """Room code, participant and seq of votes that don't count: whoever resumes is told what does instead."""
-        by_room: dict[str, list[str | int]] = {}
-        for room_code, participant_id, seq in choices:
-            by_room.setdefault(room_code, []).extend((participant_id.hex, seq))
+    def store_choices(self, choices: Mapping[str, Sequence[tuple[str, int, int]]], *, add: bool) -> None:
+        """By room code: participant's id in hex, option (or ``NOT_COUNTED``) and seq each, and what they replace as in
+        ``models.wire.choices``. ``add``: also where nothing is known of a participant's choice."""
         pipe = self._redis.pipeline(transaction=False)
-        for room_code, arguments in by_room.items():
-            self._forget_choices(keys=[names.choices_key(room_code)], args=arguments, client=pipe)
+        for code, all_of_room in choices.items():
+            for start in range(0, len(all_of_room), _CHOICES_PER_CALL):
+                some = packed(all_of_room[start : start + _CHOICES_PER_CALL])
+                self._store_choices(keys=[names.choices_key(code)], args=[self._ttl_s, some, int(add)], client=pipe)
         pipe.execute()
+
+    def forget_choices(self, room_codes: Iterable[str]) -> None:
+        """Whoever resumes in these rooms is told what the database knows."""
+        keys = [names.choices_key(code) for code in room_codes]
+        if keys:
+            self._redis.delete(*keys)
 
     def forget(self, room_code: str) -> None:
         """Take out everything that stands there for a room whose poll is gone."""

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from uuid import UUID, uuid5
 
 import msgspec
@@ -14,7 +14,7 @@ from models.database import DatabaseUnavailable
 from models.runtime import correlation
 from models.runtime.clock import now_us
 from models.runtime.settings import WorkerSettings
-from models.wire.commands import VoteBatch
+from models.wire.commands import CastVote, VoteBatch
 from models.wire.envelope import Envelope, wrap
 from models.wire.notices import Rejection
 from workers import delivery
@@ -35,7 +35,8 @@ class VoteFlusher:
     """Group commit for votes.
 
     After each commit ``on_changed(poll_ids, oldest_vote_us, traced)`` is told which polls have changed, when the oldest
-    of the votes was received, and for some polls the correlation ids of votes that did it.
+    of the votes was received, and for some polls the correlation ids of votes that did it; ``on_chosen(votes)`` what
+    the participants have chosen.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class VoteFlusher:
         dead_letters: DeadLetters,
         metrics: WorkerMetrics,
         on_changed: Callable[[Sequence[int], int | None, Mapping[int, list[str]]], None],
+        on_chosen: Callable[[Collection[CastVote]], None],
         stopping: threading.Event,
     ) -> None:
+        self._on_chosen = on_chosen
         self._gate = gate
         self._dead_letters = dead_letters
         self._metrics = metrics
@@ -105,6 +108,7 @@ class VoteFlusher:
         fields = {"batch_ids": [batch.batch_id.hex for batch in batches], "votes": votes, "rejected": rejected}
         log.info("votes_committed", extra=fields | {"began_ms_ago": round(took_s * 1000, 3)})
         self._on_changed(stored.changed_polls, oldest_vote_us, _traced_polls(held))
+        self._on_chosen(stored.choices)
         self._metrics.timing_ms("votes.transaction_ms", took_s * 1000)
         self._metrics.timing_ms("votes.merged", votes)
         self._metrics.count("votes.transactions")

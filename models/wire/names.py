@@ -39,6 +39,9 @@ OLDEST_VOTE_US = "oldestVoteUs"
 # Likewise: the poll's state when it had these totals. Who may see them follows from it.
 TOTALS_STATE = "totalsState"
 
+# In a vote-rejected likewise: the vote's seq, and the option that stands instead, -1 where that is not known.
+REFUSED = "refused"
+
 
 # Redis holds only what can be rebuilt from Postgres and from the living nodes.
 def room_key(room_code: str) -> str:
@@ -52,7 +55,7 @@ def nicknames_key(room_code: str) -> str:
 
 
 def choices_key(room_code: str) -> str:
-    """Hash: participant id (hex) -> ``"option:seq"``, option -1 before the first vote."""
+    """Hash: participant id (hex) -> ``"option:seq"``, option -1 before the first vote; and ``models.wire.choices``."""
     return f"room:{room_code}:choices"
 
 
@@ -126,6 +129,11 @@ def nodes_room(room_code: str) -> str:
 def participant_room(participant_id: UUID) -> str:
     """Every socket of one participant: two tabs are one participant."""
     return f"p:{participant_id.hex}"
+
+
+def participant_of(room: str) -> UUID:
+    """Whose room that is."""
+    return UUID(hex=room.removeprefix("p:"))
 
 
 # Events that the server sends to browsers (wire contract).

@@ -97,7 +97,8 @@ class RowsExported(msgspec.Struct, frozen=True, tag=True):
 class Rejection(msgspec.Struct, frozen=True, array_like=True):
     """A vote of a batch that was decided not to count: its place in the batch, a machine code and the text to show.
 
-    Whose vote it was stands here too, for a node that has forgotten the batch.
+    Whose vote it was, and its ``seq``, stand here too, for a node that has forgotten the batch. ``stands``: in a poll
+    whose votes can't be changed, the option that this participant's vote is for; -1 where that is not known or not why.
     """
 
     index: int
@@ -106,6 +107,8 @@ class Rejection(msgspec.Struct, frozen=True, array_like=True):
     participant_id: UUID | None = None
     option_index: int = -1
     room_code: str = ""
+    seq: int = 0
+    stands: int = -1
 
 
 class BatchApplied(msgspec.Struct, frozen=True, tag=True):

@@ -111,10 +111,11 @@ class LaneReceipt:
             frame = text_frame(b"43%b%b" % (self._ack, _encode([refusal.body(correlation)])))
         else:
             vote = self._vote
-            if self._room.vote_reveals and self._member.choice is None:
-                self._lane.on_first_vote(self._room, self._member)
-            self._member.choice = vote.option_index
-            self._lane.choices.note(self._room.poll.room_code, self._member, vote)
+            first = self._member.choice is None
+            if self._member.chose(vote):
+                if first and self._room.vote_reveals:
+                    self._lane.on_first_vote(self._room, self._member)
+                self._lane.choices.note(self._room.poll.room_code, self._member, vote)
             if self._command:
                 frame = text_frame(_ACCEPTED_COMMAND % (self._ack, self._command))
             else:

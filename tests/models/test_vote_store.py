@@ -334,3 +334,31 @@ def wait_until_blocked(database) -> None:
             return
         database.execute("SELECT pg_sleep(0.002)")
     raise AssertionError("no transaction is waiting")
+
+
+def test_choices_are_what_the_database_holds_after_the_commit(database):
+    here = open_poll(database).poll_id
+
+    def chosen(*batches):
+        return {(one.participant_id, one.option_index, one.seq) for one in store_batches(database, batches, 1).choices}
+
+    # Of one participant's votes the last that counts
+    first = batch(vote(here, 1, 0, seq=2_000), vote(here, 1, 2, seq=2_002), vote(here, 1, 1, seq=2_001))
+    late = vote(here, 2, 9, seq=2_005)
+    assert chosen(first, batch(late)) == {(person(1), 2, 2_002)}
+    # Also when an older one comes late, or a batch again
+    older = batch(vote(here, 1, 1, seq=1_999), vote(here, 3, 0, seq=2_000))
+    now = {(person(1), 2, 2_002), (person(3), 0, 2_000)}
+    assert chosen(older) == now
+    assert chosen(older) == now
+
+
+def test_who_voted_again_where_votes_stand_is_told_which_one_does(database):
+    here = open_poll(database).poll_id
+    with database.transaction():
+        database.execute("UPDATE polls SET vote_change = false WHERE id = %s", (here,))
+    both = batch(vote(here, 1, 2, seq=2_000), vote(here, 1, 0, seq=2_001))
+    ((refused,),) = store_batches(database, [both], 1).rejections
+    assert (refused.code, refused.seq, refused.stands) == ("vote_stands", 2_001, 2)
+    ((refused,),) = store_batches(database, [batch(vote(here, 1, 1, seq=2_002))], 1).rejections
+    assert (refused.code, refused.stands) == ("vote_stands", 2)

@@ -8,6 +8,7 @@ import redis
 
 from models import vote_store
 from models.wire import names
+from models.wire.choices import refused_field
 from models.wire.commands import CastVote, VoteBatch
 from models.wire.notices import BatchApplied
 from tests.workers import given
@@ -129,27 +130,81 @@ def test_a_choice_that_does_not_count_is_forgotten_and_a_newer_one_is_not(start,
     cache.hset(key, late.participant_id.hex, f"9:{late.seq}")
     cache.hset(key, again.participant_id.hex, f"1:{again.seq + 1}")
     start("votes")
-    amqp.send(VoteBatch(given.uuid4(), node.id, (given.vote(poll), late, again)))
+    amqp.send(VoteBatch(given.uuid4(), node.id, (late, again)))
     # Then the node can tell the voters though it has forgotten the batch
     rejected = node.hears(BatchApplied).rejected
-    assert [(one.participant_id, one.option_index, one.room_code) for one in rejected] == [
-        (late.participant_id, 9, poll.room_code),
-        (again.participant_id, 8, poll.room_code),
+    assert [(one.participant_id, one.option_index, one.room_code, one.seq) for one in rejected] == [
+        (late.participant_id, 9, poll.room_code, late.seq),
+        (again.participant_id, 8, poll.room_code, again.seq),
     ]
-    # And Redis knows only the choice that may still count
-    eventually(lambda: cache.hgetall(key) == {again.participant_id.hex: f"1:{again.seq + 1}"})
+    # And Redis knows only the choice that may still count, and believes nobody who writes the other one late
+    only = {again.participant_id.hex: f"1:{again.seq + 1}", refused_field(late.participant_id.hex): str(late.seq)}
+    eventually(lambda: cache.hgetall(key) == only)
+    rooms = Rooms(cache, 60)
+    rooms.store_choices({poll.room_code: [(late.participant_id.hex, 9, late.seq)]}, add=True)
+    assert cache.hgetall(key) == only
 
 
-def test_a_batch_is_done_with_though_redis_keeps_the_choice(start, amqp, queues, node, database, monkeypatch):
-    def away(self, choices):
-        raise redis.ConnectionError("away")
+def choices(cache, poll):
+    return cache.hgetall(names.choices_key(poll.room_code))
 
-    monkeypatch.setattr(Rooms, "forget_choices", away)
+
+def test_what_a_killed_node_did_not_write_stands_in_redis_after_the_commit(start, amqp, cache, database):
+    # Given what its nodes wrote of three voters: nothing, that one has joined, an earlier choice
     poll = given.open_poll(database)
+    votes = [given.vote(poll, option) for option in (0, 1, 2)]
+    key = names.choices_key(poll.room_code)
+    cache.hset(key, votes[1].participant_id.hex, "-1:0")
+    cache.hset(key, votes[2].participant_id.hex, f"0:{votes[2].seq - 1}")
+    # When their votes are committed, whose node is gone
+    start("votes")
+    amqp.send(VoteBatch(given.uuid4(), given.uuid4(), tuple(votes)))
+    # Then Redis knows all three
+    known = {vote.participant_id.hex: f"{option}:{vote.seq}" for option, vote in enumerate(votes)}
+    eventually(lambda: choices(cache, poll) == known)
+
+
+def test_an_older_vote_that_comes_late_is_not_taken_for_the_choice(start, amqp, cache, node, database):
+    # Given a stored vote, of which an emptied Redis knows nothing
+    poll = given.open_poll(database)
+    older = given.vote(poll, option=0)
+    newer = msgspec.structs.replace(older, option_index=1, seq=older.seq + 1)
+    batch = VoteBatch(given.uuid4(), node.id, (older,))
+    vote_store.store_batches(database, [VoteBatch(given.uuid4(), node.id, (newer,))], given.now_us())
+    start("votes")
+    # When an older vote of the same participant is stored, and when its batch is delivered again
+    for _ in range(2):
+        cache.delete(names.choices_key(poll.room_code))
+        amqp.send(batch)
+        node.hears(BatchApplied)
+        # Then the newer one is the choice
+        eventually(lambda: choices(cache, poll) == {newer.participant_id.hex: f"1:{newer.seq}"})
+
+
+def test_choices_reach_a_redis_that_was_away_but_never_one_that_was_emptied(
+    start, amqp, cache, node, database, monkeypatch
+):
+    store, failed = Rooms.store_choices, []
+
+    def away(self, choices, *, add):
+        if len(failed) < 3:
+            failed.append(choices)
+            raise redis.ConnectionError("away")
+        store(self, choices, add=add)
+
+    monkeypatch.setattr(Rooms, "store_choices", away)
+    poll = given.open_poll(database)
+    kept, emptied, refused = given.vote(poll), given.vote(poll), given.vote(poll, option=9)
+    for vote in (kept, refused):
+        cache.hset(names.choices_key(poll.room_code), vote.participant_id.hex, f"2:{vote.seq - 1}")
     process = start("votes")
-    amqp.send(VoteBatch(given.uuid4(), node.id, (given.vote(poll, option=9),)))
+    amqp.send(VoteBatch(given.uuid4(), node.id, (kept, emptied, refused)))
+    # The batch does not wait for it
     assert node.hears(BatchApplied).rejected
     eventually(lambda: process.metrics._counts["messages.done"])
+    # An older choice is replaced, one that is missing stays so: whoever resumes is told what the database knows
+    known = {kept.participant_id.hex: f"0:{kept.seq}", refused_field(refused.participant_id.hex): str(refused.seq)}
+    eventually(lambda: choices(cache, poll) == known)
 
 
 def test_a_rejected_voter_is_told_through_redis_when_the_node_is_gone(start, amqp, cache, database):
@@ -167,7 +222,7 @@ def test_a_rejected_voter_is_told_through_redis_when_the_node_is_gone(start, amq
 
     message = eventually(rejected)
     assert message["room"] == names.participant_room(late.participant_id)
-    said = {"error": "Invalid option index", "code": "invalid_option"}
+    said = {"error": "Invalid option index", "code": "invalid_option", names.REFUSED: [late.seq, -1]}
     assert message["data"] == [{"optionIndex": 9, "roomCode": poll.room_code} | said]
     listener.close()
 

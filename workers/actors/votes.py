@@ -12,11 +12,11 @@ from models.wire.notices import BatchApplied, Rejection
 from workers import delivery
 from workers.actors import HOST_FIRST, declare
 from workers.broker import CommandBroker
+from workers.choices import ChoiceWriter
 from workers.fan_out import Emission, FanOut
 from workers.metrics import WorkerMetrics
 from workers.notices import Notices
 from workers.outbox import Unroutable
-from workers.rooms import Rooms
 from workers.vote_flusher import VoteFlusher
 
 log = logging.getLogger(__name__)
@@ -28,14 +28,14 @@ class VoteActors:
         flusher: VoteFlusher,
         notices: Notices,
         fan_out: FanOut,
-        rooms: Rooms,
+        choices: ChoiceWriter,
         metrics: WorkerMetrics,
         singles: Singles,
     ) -> None:
         self._flusher = flusher
         self._notices = notices
         self._fan_out = fan_out
-        self._rooms = rooms
+        self._choices = choices
         self._metrics = metrics
         self._singles = singles
 
@@ -55,11 +55,12 @@ class VoteActors:
             return
         delivered.told["rejected"] = len(rejected)
         self._note(batch, rejected, delivered.traced)
+        # They are shown as acked, or will be; a node that is still there forgets them too.
+        self._choices.note([batch.votes[one.index] for one in rejected], count=False)
         try:
             self._notices.answer_surely(address, applied)
         except Unroutable:
             self._tell_voters(batch, rejected)
-        self._forget_choices(batch, rejected)
 
     def _note(self, batch: VoteBatch, rejected: tuple[Rejection, ...], traced: dict[int, str]) -> None:
         for one in rejected:
@@ -67,14 +68,6 @@ class VoteActors:
                 named = {"correlation_id": traced[one.index]} if one.index in traced else {}
                 fields = {"batch_id": batch.batch_id.hex, "index": one.index, "code": one.code}
                 log.info("vote_not_counted", extra=fields | named)
-
-    def _forget_choices(self, batch: VoteBatch, rejected: tuple[Rejection, ...]) -> None:
-        """They were shown as acked; a node that is still there forgets them too."""
-        votes = [(one.room_code, batch.votes[one.index]) for one in rejected if one.room_code]
-        try:
-            self._rooms.forget_choices((room_code, vote.participant_id, vote.seq) for room_code, vote in votes)
-        except redis.RedisError as error:
-            log.warning("choices_not_forgotten", extra={"votes": len(votes), "error": repr(error)})
 
     def _tell_voters(self, batch: VoteBatch, rejected: tuple[Rejection, ...]) -> None:
         """Their node is gone; they are connected to another one by now, or to none."""
@@ -86,6 +79,7 @@ class VoteActors:
                 "roomCode": rejection.room_code,
                 "error": rejection.error,
                 "code": rejection.code,
+                names.REFUSED: [vote.seq, rejection.stands],
             }
             emissions.append(Emission(names.VOTE_REJECTED, payload, names.participant_room(vote.participant_id)))
         try:
