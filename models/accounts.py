@@ -33,6 +33,8 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "rejected_votes": "SELECT, INSERT",
         "applied_batches": "SELECT, INSERT",
         "poll_batches": "SELECT, INSERT, UPDATE",
+        "queue_consumers": "SELECT, INSERT, UPDATE",
+        "queue_drains": "SELECT",
         "audit_log": "INSERT",
     },
     "votemill_hosts": {
@@ -47,6 +49,8 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "poll_batches": "SELECT",
         "poll_flushes": "SELECT, INSERT, UPDATE",
         "nodes": "SELECT, INSERT, UPDATE",
+        "queue_consumers": "SELECT, INSERT, UPDATE, DELETE",
+        "queue_drains": "SELECT, INSERT, UPDATE",
         "audit_log": "INSERT, SELECT (id)",
     },
     "votemill_retires": {

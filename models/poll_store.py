@@ -70,8 +70,8 @@ ON CONFLICT DO NOTHING RETURNING poll_id
 """
 
 RAISE_GENERATION = """
-UPDATE polls SET token_generation = %(generation)s, version = greatest(version + 1, %(now_us)s),
-  changed_at_rest_us = %(now_us)s
+UPDATE polls SET token_generation = %(generation)s,
+  version = CASE WHEN final THEN version ELSE greatest(version + 1, %(now_us)s) END, changed_at_rest_us = %(now_us)s
 WHERE id = %(poll_id)s AND token_generation < %(generation)s RETURNING id
 """
 
@@ -79,9 +79,12 @@ FORGET_HOSTS = "DELETE FROM hosts WHERE poll_id = %s"
 
 READ_GENERATION = "SELECT token_generation FROM polls WHERE id = %s"
 
-# A new host is part of the snapshot, so it needs a version of its own.
+# A new host is part of the snapshot, so it needs a version of its own; but a close has one final version. Whoever keeps
+# snapshots tells those of one version apart by their hosts.
 RAISE_VERSION = """
-UPDATE polls SET version = greatest(version + 1, %(now_us)s), changed_at_rest_us = %(now_us)s WHERE id = %(poll_id)s
+UPDATE polls SET version = CASE WHEN final THEN version ELSE greatest(version + 1, %(now_us)s) END,
+  changed_at_rest_us = %(now_us)s
+WHERE id = %(poll_id)s
 """
 
 LOCK_POLL = "SELECT state, token_generation, close_after_s FROM polls WHERE id = %s FOR NO KEY UPDATE"

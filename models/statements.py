@@ -5,6 +5,7 @@ from types import ModuleType
 
 from models import (
     audit_store,
+    drain_store,
     export_store,
     final_store,
     participant_store,
@@ -18,7 +19,7 @@ from models.database import PROBE
 
 _STORES = (
     vote_store, participant_store, poll_store, final_store, export_store, audit_store, retention_store, recount,
-    standby,
+    standby, drain_store,
 )  # fmt: skip
 _PLAIN = {"BEGIN": "begin", "COMMIT": "commit", PROBE: "probe"}
 _OTHER = "other"

@@ -190,6 +190,7 @@ class PollFlushRow(Table):
     closed_at_us: Field = BigIntegerField()
     batches: Field = BigIntegerField()
     unclear: Field = ArrayField(UUIDField, index=False)
+    reported_at_us: Field = BigIntegerField(null=True)
 
     class Meta:
         table_name = "poll_flushes"
@@ -206,6 +207,29 @@ class NodeRow(Table):
 
     class Meta:
         table_name = "nodes"
+
+
+class QueueConsumerRow(Table):
+    """What one consumer of a command queue says of the commands that it holds (``models.drain_store``)."""
+
+    consumer_id: Field = UUIDField(primary_key=True)
+    queue: Field = TextField()
+    seen_at: Field = DateTimeTZField()
+    returned: Field = BigIntegerField()
+    drained: Field = BigIntegerField()
+
+    class Meta:
+        table_name = "queue_consumers"
+
+
+class QueueDrainRow(Table):
+    """The newest question to a queue's consumers."""
+
+    queue: Field = TextField(primary_key=True)
+    asked: Field = BigIntegerField()
+
+    class Meta:
+        table_name = "queue_drains"
 
 
 class HostRow(Table):
@@ -266,6 +290,8 @@ TABLES: tuple[type[Table], ...] = (
     PollBatchesRow,
     PollFlushRow,
     NodeRow,
+    QueueConsumerRow,
+    QueueDrainRow,
     HostRow,
     AuditRow,
     RetiredPollRow,

@@ -410,7 +410,8 @@ class Node:
         await self.inbox.consuming.wait()
         await self.publisher.connected.wait()
         await self.clock_watch.known.wait()
-        await self.upkeep.say_alive()
+        await self.upkeep.become_known()
+        self.buffer.begin()
         if self.readiness.reason == "starting":
             self.readiness.reason = None
         log.info("node_ready", extra={"node_id": str(self.node_id)})

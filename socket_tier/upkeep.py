@@ -16,7 +16,7 @@ from socket_tier.admin import Admin
 from socket_tier.audit import Audit
 from socket_tier.cache import Cache
 from socket_tier.clock_watch import ClockWatch
-from socket_tier.commands import Commands
+from socket_tier.commands import Commands, NoAnswer
 from socket_tier.health import Workers
 from socket_tier.key_watch import KeyWatch
 from socket_tier.metrics import NodeMetrics
@@ -28,6 +28,8 @@ from socket_tier.shedding import Shedding
 log = logging.getLogger(__name__)
 
 _HEARTBEAT_S = 2.0
+_FIRST_TRIES = 5
+_FIRST_WAIT_S = 1.0
 _LOAD_S = 1.0
 _LAG_PROBE_S = 0.1
 
@@ -90,6 +92,27 @@ class Upkeep:
             await self._commands.send(NodeHeartbeat(self._node_id, self._settings.node.name, now_us(), stopped))
         except Refused as refusal:
             log.info("node_heartbeat_not_sent", extra={"code": refusal.code})
+
+    async def become_known(self) -> None:
+        """To the workers, before anybody votes here: a close waits for the nodes that they know.
+
+        While the database or all workers are away the heartbeat waits in the queue, and workers read it before they
+        call anything final. Those of a version that does not answer have stored it by the end of the wait.
+        """
+        heartbeat = NodeHeartbeat(self._node_id, self._settings.node.name, now_us(), first=True)
+        unanswered = 0
+        while unanswered < _FIRST_TRIES:
+            try:
+                await self._commands.request(heartbeat, self._node_id, _FIRST_WAIT_S)
+                return
+            except NoAnswer:
+                unanswered += 1
+                if self._workers.database_away() or (unanswered > 1 and not self._workers.alive()):
+                    break
+            except Refused as refusal:
+                log.info("node_heartbeat_not_sent", extra={"code": refusal.code})
+                await asyncio.sleep(_FIRST_WAIT_S)
+        log.warning("node_not_known_yet", extra={"node_id": str(self._node_id)})
 
     async def _beat(self) -> None:
         while True:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _POLLS_KEPT = 100_000
 _ASK_EVERY_S = 0.25
 _ASKED_AT_ONCE = 20
+_TOO_LATE_S = 5.0  # far below worker.straggler_wait_s, together with broker.publish_timeout_s
 
 
 class Held(NamedTuple):
@@ -80,17 +81,22 @@ class VoteBuffer:
         self._awaiting_commit: OrderedDict[UUID, Held] = OrderedDict()
         self._awaiting_commit_votes = 0
         self._published: OrderedDict[int, _Published] = OrderedDict()
-        self._closed = False
+        self._closed: bool | None = None  # None: this node is not known to the workers yet
         self._busy = self._database_away = False
         self.held = 0
+
+    def begin(self) -> None:
+        """Take votes from now on, unless it is closed already."""
+        if self._closed is None:
+            self._closed = False
 
     def add(self, vote: CastVote, receipt: Receipt) -> None:
         """Take a vote; its receipt is called when the batch is confirmed or has failed.
 
-        :raises NodeBusy: the buffer is full or closed; safe to send again
+        :raises NodeBusy: the buffer is full, closed or has not begun; safe to send again
         :raises BrokerUnavailable: RabbitMQ is away or blocked; safe to send again
         """
-        if self._closed or self.held >= self._settings.capacity_votes:
+        if self._closed is not False or self.held >= self._settings.capacity_votes:
             raise NodeBusy()
         if not self._votes and self._publisher.trouble() is not None:
             raise BrokerUnavailable()
@@ -132,8 +138,11 @@ class VoteBuffer:
         return self.held / self._settings.capacity_votes
 
     def flush(self) -> None:
-        """Publish what is held now."""
+        """Publish what is held now. Not what this process has slept over: its node counts as dead by then, and closes
+        wait for nothing that comes so late."""
+        late_s = 0.0
         if self._timer is not None:
+            late_s = asyncio.get_running_loop().time() - self._timer.when()
             self._timer.cancel()
             self._timer = None
         if not self._votes:
@@ -142,6 +151,9 @@ class VoteBuffer:
         receipts, self._receipts = self._receipts, []
         self._busy = len(votes) >= self._settings.busy_votes * (2 if self._busy else 1)
         traced, self._traced = self._traced, {}
+        if late_s > _TOO_LATE_S:
+            self._answer(receipts, NodeBusy())
+            return
         batch = VoteBatch(uuid7(), self._node_id, tuple(votes), reply_to=self._reply_to())
         self._log.sample(receipts, traced)
         queue, body = wrap(batch, message_id=batch.batch_id, traced=traced, sent_us=now_us())

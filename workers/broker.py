@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 import time
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ from workers.connection import parameters
 from workers.dead_letters import DeadLetters
 from workers.delivery import Delivery
 from workers.errors import GiveBack, NeverValid, StepAside
+from workers.holdings import Holding
 from workers.metrics import WorkerMetrics
 from workers.outbox import Unconfirmed, Unroutable
 
@@ -82,6 +84,16 @@ class CommandBroker(RabbitmqBroker):
         self._prefetch = prefetch
         self.consumer_arguments = None if priority is None else {"x-priority": priority}
         self._work: queue.PriorityQueue[_WorkQueueItem] | None = None
+        self._holdings: dict[str, Holding] = {}
+
+    def holding(self, queue_name: str) -> Holding:
+        """What this process holds of a command queue."""
+        return self._holdings.setdefault(q_name(queue_name), Holding(q_name(queue_name)))
+
+    def enqueue(self, message: dramatiq.Message, *, delay: int | None = None) -> dramatiq.Message:
+        """Put a command that is held here into its queue once more, or into the queue of delayed ones."""
+        self.holding(message.queue_name).gives_back()
+        return super().enqueue(message, delay=delay)
 
     def use(self, settings: BrokerSettings) -> None:
         """Connect there, or as another account, from the next time on; connections that are open stay.
@@ -127,6 +139,10 @@ class CommandConsumer(_RabbitmqConsumer):
         self.queue_name = queue_name
         self.logger = log
         self.known_tags: set[int] = set()
+        self._read = 0  # the last delivery tag
+        self._prefetch = prefetch
+        self._holding = broker.holding(queue_name)
+        self._holding.connects(self)
         try:
             self.connection = pika.BlockingConnection(broker.parameters)
         except (*_TROUBLE, OSError) as error:
@@ -151,6 +167,7 @@ class CommandConsumer(_RabbitmqConsumer):
         if method is None:
             return None
         self.known_tags.add(method.delivery_tag)
+        self._read = method.delivery_tag
         try:
             message = CommandMessage(self, method.delivery_tag, method.redelivered, body)
         except dramatiq.DecodeError as error:
@@ -161,6 +178,28 @@ class CommandConsumer(_RabbitmqConsumer):
             self._bury(method.delivery_tag, body, "wrong_queue", f"says {message.queue_name}")
             return None
         return message
+
+    def look_up(self) -> "Future[int]":
+        """A round trip on the channel: RabbitMQ's answer comes behind whatever it has sent before."""
+        last: Future[int] = Future()
+
+        def ask() -> None:
+            # In the consuming thread, which must not wait here: so without the blocking channel.
+            self.channel._impl.basic_qos(prefetch_count=self._prefetch, callback=lambda _: last.set_result(unread()))
+
+        def unread() -> int:
+            consuming = self.channel._queue_consumer_generator
+            pending = consuming.pending_events if consuming is not None else ()
+            return max((event.method.delivery_tag for event in pending), default=self._read)
+
+        try:
+            self.connection.add_callback_threadsafe(ask)
+        except pika.exceptions.AMQPError as error:
+            last.set_exception(error)
+        return last
+
+    def has_done(self, number: int) -> bool:
+        return self._read >= number and all(tag > number for tag in tuple(self.known_tags))
 
     def ack(self, message: Any) -> None:
         if self._owns(message):
@@ -225,6 +264,7 @@ class CommandConsumer(_RabbitmqConsumer):
 
     def _give_back(self, tag: int) -> None:
         self.broker.metrics.count("messages.given_back")
+        self._holding.gives_back()
         self._settle(tag, partial(self.channel.basic_nack, tag, requeue=True))
 
     def _settle(self, tag: int, settle: Any) -> None:

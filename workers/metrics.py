@@ -84,6 +84,7 @@ QUEUE_GAUGES = {
 GAUGES = {
     **QUEUE_GAUGES,
     **process_levels.GAUGES,
+    "finals.waiting_s": "Seconds since the close of the poll that has waited longest for its final totals.",
     "votes.waiting": "Votes that this worker holds and has not committed; grows during an outage.",
     "results.waiting": "Changed polls that wait to be published.",
     "database.breaker_open": "1 while the breaker is open or on trial, else 0.",

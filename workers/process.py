@@ -17,6 +17,7 @@ from models.runtime.process_levels import ProcessLevels
 from models.runtime.secrets.watch import SecretWatch
 from models.runtime.settings import Settings
 from models.wire import names
+from models.wire.commands import ROUTES, NodeHeartbeat, VoteBatch
 from workers.actors import Lane
 from workers.actors.audit import AuditActors
 from workers.actors.host import HostActors
@@ -31,6 +32,7 @@ from workers.encoder import CommandEncoder
 from workers.fan_out import FanOut
 from workers.finals import Finals
 from workers.heartbeat import PROBE_EVERY_S, Heartbeat, Probe, Waits
+from workers.holdings import Holdings
 from workers.metrics import WorkerMetrics
 from workers.middleware import Context, Lifecycle, SafeRetries
 from workers.notices import Notices
@@ -148,6 +150,7 @@ class WorkerProcess:
         VoteActors(flusher, self.notices, self.fan_out, choices, self.metrics, self.singles).declare(self.broker)
         self._part("choices", choices.start, choices.close)
         self._part("vote-flusher", flusher.start, flusher.close)
+        self._tell_holding(VoteBatch)
 
     def _add_host(self) -> None:
         settings = self.settings
@@ -169,6 +172,8 @@ class WorkerProcess:
         self._part("replica", replica.start, replica.close)
         self._part("registrations", members.start, members.close)
         finals = Finals(settings, self.gate, self.results, self.notices, self.metrics)
+        self._tell_holding(NodeHeartbeat)
+        self._part("finals-levels", lambda: None, finals.close)
         self._periodic("finals", Finals.EVERY_S, finals.round)
         self._periodic("timed-closes", TimedCloses.EVERY_S, TimedCloses(self.gate, host, self.metrics).round)
         retention = Retention(settings, self.gate, self.rooms, self.metrics, self.broker.stopping)
@@ -178,6 +183,11 @@ class WorkerProcess:
         self._part("queue-watch", queues.start, queues.close)
         tallies = TallyCheck(self.gate, self.rooms, self.metrics, f"{settings.worker.name}/{self.role}")
         self._periodic("tally-check", TallyCheck.EVERY_S, tallies.round)
+
+    def _tell_holding(self, command: type) -> None:
+        """Of the queue of this command."""
+        holdings = Holdings(self.gate, self.broker.holding(ROUTES[command][1]))
+        self._periodic(f"holdings-{self.role}", Holdings.EVERY_S, holdings.round)
 
     def _add_background(self) -> None:
         settings = self.settings.worker

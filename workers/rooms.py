@@ -14,15 +14,19 @@ from models.wire.choices import STORE_CHOICES, packed
 from models.wire.loads import SharedTime
 from models.wire.polls import BrowserRole, PollSnapshot
 
+_MOST_HOSTS = 1_000_000  # of a poll
 _NICKNAMES_OUTLIVE_S = 86_400  # so that a room never stands there without its nicknames
 
-# KEYS: room, nicknames. ARGV: version, snapshot, state_changed_at_us, ttl_s, nicknames' ttl_s, may create (1 or 0).
+# KEYS: room, nicknames. ARGV: version, snapshot, state_changed_at_us, ttl_s, nicknames' ttl_s, may create (1 or 0),
+# hosting: who hosts a poll whose totals are final changes without another version.
 # Versions are microseconds and stay exact in Lua's doubles until the year 2255.
 _STORE = """
 local known = redis.call('HGET', KEYS[1], 'version')
 if not known and ARGV[6] == '0' then return -2 end
 if known and tonumber(known) > tonumber(ARGV[1]) then return -1 end
-redis.call('HSET', KEYS[1], 'version', ARGV[1], 'snapshot', ARGV[2])
+local hosting = redis.call('HGET', KEYS[1], 'hosting')
+if known == ARGV[1] and hosting and tonumber(hosting) > tonumber(ARGV[7]) then return -1 end
+redis.call('HSET', KEYS[1], 'version', ARGV[1], 'snapshot', ARGV[2], 'hosting', ARGV[7])
 local closing = redis.call('HGET', KEYS[1], 'closing_us')
 if closing and tonumber(ARGV[3]) >= tonumber(closing) then redis.call('HDEL', KEYS[1], 'closing_us') end
 redis.call('EXPIRE', KEYS[1], ARGV[4])
@@ -73,6 +77,7 @@ class Rooms:
                     self._ttl_s,
                     self._ttl_s + _NICKNAMES_OUTLIVE_S,
                     int(create),
+                    poll.token_generation * _MOST_HOSTS + len(poll.host_browsers),
                 ],
                 client=pipe,
             )

@@ -214,13 +214,17 @@ class PollFlushed(msgspec.Struct, frozen=True):
 
 
 class NodeHeartbeat(msgspec.Struct, frozen=True):
-    """A node is alive, or (``stopped``) has flushed everything and left."""
+    """A node is alive, or (``stopped``) has flushed everything and left.
+
+    ``first``: it waits with taking votes until it is known. Never dropped, and answered with ``NodeKnown``.
+    """
 
     node_id: UUID
     name: str
     at_us: int
     stopped: bool = False
     format: int = FORMAT
+    first: bool = False
 
 
 class AuditEntry(msgspec.Struct, frozen=True):

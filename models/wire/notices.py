@@ -123,6 +123,12 @@ class BatchApplied(msgspec.Struct, frozen=True, tag=True):
     retried: bool = False
 
 
+class NodeKnown(msgspec.Struct, frozen=True, tag=True):
+    """Answer to a node's first ``NodeHeartbeat``: closed polls wait for it from now on. ``request_id``: the node's."""
+
+    request_id: UUID
+
+
 class CommandFailed(msgspec.Struct, frozen=True, tag=True):
     """Answer to a command that was not applied. ``retry_after_s`` above 0 means: come back later."""
 
@@ -163,6 +169,7 @@ Notice = (
     | BrowserRestored
     | RowsExported
     | BatchApplied
+    | NodeKnown
     | CommandFailed
     | WorkerHeartbeat
 )

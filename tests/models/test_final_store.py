@@ -1,10 +1,19 @@
-"""Final: said when every node's account agrees, or when those that died were waited for long enough."""
+"""Final: said when every node's account agrees, or when the queue has been worked off since the last can have come."""
 
 from uuid import UUID, uuid4
 
 import pytest
 
-from models.final_store import LateBatches, note_flush, note_node, settle_finals
+from models.final_store import (
+    Evidence,
+    Outlook,
+    database_time_us,
+    longest_wait_s,
+    note_flush,
+    note_node,
+    settle_finals,
+    waiting_for,
+)
 from models.vote_store import store_batches
 from models.wire.commands import NodeHeartbeat, PollFlushed
 from tests.models.given import NODE, OTHER_NODE, batch, change, open_poll, poll, rows, snapshot, vote
@@ -12,6 +21,7 @@ from tests.models.given import NODE, OTHER_NODE, batch, change, open_poll, poll,
 CLOSED_US = 3_000
 NODE_TIMEOUT_US = 600
 WAIT_US = 1_500
+LATE_US = 90_000
 
 
 @pytest.fixture
@@ -25,15 +35,22 @@ def closed(database) -> int:
 
 
 def alive(database, node: UUID, at_us: int, stopped: bool = False) -> None:
-    note_node(database, NodeHeartbeat(node, "node", at_us, stopped))
+    # What the node takes for the time is far off.
+    note_node(database, NodeHeartbeat(node, "node", at_us + 10**12, stopped), at_us)
 
 
-def flushed(database, poll_id: int, node: UUID, batches: int, *unclear: UUID, closed_us: int = CLOSED_US) -> None:
-    note_flush(database, PollFlushed(poll_id, closed_us, node, batches, unclear))
+def flushed(
+    database, poll_id: int, node: UUID, batches: int, *unclear: UUID, closed_us: int = CLOSED_US, at_us: int = 3_001
+) -> None:
+    note_flush(database, PollFlushed(poll_id, closed_us, node, batches, unclear), at_us)
 
 
-def settle(database, now_us: int) -> list[int]:
-    return settle_finals(database, now_us, NODE_TIMEOUT_US, WAIT_US)
+def outlook(database, now_us: int, drained_us: int = 0, steady_us: int = 0, known: bool = True) -> Outlook:
+    return settle_finals(database, Evidence(NODE_TIMEOUT_US, WAIT_US, drained_us, steady_us, known), now_us)
+
+
+def settle(database, now_us: int, drained_us: int = 0) -> list[int]:
+    return list(outlook(database, now_us, drained_us).final)
 
 
 @pytest.mark.proves("US1.4")
@@ -52,13 +69,13 @@ def test_a_poll_is_final_when_all_nodes_reported_and_all_they_published_is_appli
 
 
 def test_a_live_node_without_a_report_is_waited_for_without_end(database, closed):
-    # Given a node whose last heartbeat is older than the wait for the dead, and not yet too old to be alive
+    # Given a node whose last heartbeat is a moment old, and a queue in which nothing is left
     flushed(database, closed, NODE, 0)
-    alive(database, OTHER_NODE, 90_000)
-    now_us, timeout_us = 90_000 + WAIT_US + 100, WAIT_US + 200
-    assert settle_finals(database, now_us, timeout_us, WAIT_US) == []
+    alive(database, OTHER_NODE, LATE_US)
+    now_us = LATE_US + NODE_TIMEOUT_US - 1
+    assert outlook(database, now_us, drained_us=now_us) == Outlook()
     flushed(database, closed, OTHER_NODE, 0)
-    assert settle_finals(database, now_us, timeout_us, WAIT_US) == [closed]
+    assert settle(database, now_us) == [closed]
 
 
 def test_a_batch_that_was_published_and_is_not_applied_is_waited_for(database, closed):
@@ -70,12 +87,16 @@ def test_a_batch_that_was_published_and_is_not_applied_is_waited_for(database, c
     assert settle(database, 3_100) == [closed]
 
 
-def test_a_dead_node_is_waited_for_and_then_no_longer(database, closed):
+def test_a_dead_node_is_waited_for_until_the_queue_was_worked_off(database, closed):
     # Given a node whose last heartbeat was at the close and that never reported
     flushed(database, closed, NODE, 0)
-    assert settle(database, CLOSED_US + NODE_TIMEOUT_US) == []
-    assert settle(database, CLOSED_US + WAIT_US - 1) == []
-    assert settle(database, CLOSED_US + WAIT_US) == [closed]
+    may_publish_until_us = CLOSED_US + WAIT_US
+    # Then no time is long enough
+    assert outlook(database, may_publish_until_us) == Outlook()
+    assert outlook(database, 10**9) == Outlook(waits_for_votes=True)
+    # Nor does it help that the queue was worked off while something could still have come
+    assert outlook(database, 10**9, drained_us=may_publish_until_us) == Outlook(waits_for_votes=True)
+    assert settle(database, 10**9, drained_us=may_publish_until_us + 1) == [closed]
 
 
 def test_a_dead_node_that_reported_and_agrees_is_not_waited_for(database, closed):
@@ -89,15 +110,20 @@ def test_a_node_that_applied_votes_and_is_not_known_any_more_is_waited_for(datab
     flushed(database, closed, NODE, 0)
     flushed(database, closed, OTHER_NODE, 0)
     store_batches(database, [batch(vote(closed, 1, 0), node=UUID(int=0xC))], 3_010)
-    assert settle(database, 3_010 + WAIT_US - 1) == []
-    assert settle(database, 3_010 + WAIT_US) == [closed]
+    assert settle(database, LATE_US, drained_us=3_010 + WAIT_US) == []
+    assert settle(database, LATE_US, drained_us=3_010 + WAIT_US + 1) == [closed]
 
 
-def test_a_node_that_died_before_the_poll_was_opened_is_not_waited_for(database, closed):
-    alive(database, UUID(int=0xC), 999)
+def test_a_node_that_died_long_before_the_poll_was_opened_is_not_waited_for(database, closed):
+    dead = UUID(int=0xC)
     flushed(database, closed, NODE, 0)
     flushed(database, closed, OTHER_NODE, 0)
-    assert settle(database, 3_001) == [closed]
+    # Given one whose last heartbeat was so short before the opening that it may have taken votes since
+    alive(database, dead, 999)
+    assert settle(database, 9_000) == []
+    with database.transaction():
+        database.execute("UPDATE nodes SET last_seen_at_us = %s WHERE node_id = %s", (999 - WAIT_US, dead))
+    assert settle(database, 9_000) == [closed]
 
 
 def test_after_an_outage_a_dead_node_is_waited_for_from_when_the_close_was_applied(database):
@@ -105,21 +131,30 @@ def test_after_an_outage_a_dead_node_is_waited_for_from_when_the_close_was_appli
     here = open_poll(database).poll_id
     alive(database, NODE, CLOSED_US)
     change(database, here, "closed", CLOSED_US, now_us=50_000)
-    assert settle(database, 50_000 + WAIT_US - 1) == []
-    assert settle(database, 50_000 + WAIT_US) == [here]
+    assert settle(database, LATE_US, drained_us=50_000 + WAIT_US) == []
+    assert settle(database, LATE_US, drained_us=50_000 + WAIT_US + 1) == [here]
 
 
 def test_an_unclear_batch_is_not_taken_for_a_confirmed_one(database, closed):
     # Given a node with one confirmed batch and one that may or may not have arrived
     flushed(database, closed, OTHER_NODE, 0)
     unclear, confirmed = batch(vote(closed, 1, 0)), batch(vote(closed, 2, 0))
-    flushed(database, closed, NODE, 1, unclear.batch_id, uuid4())
+    flushed(database, closed, NODE, 1, unclear.batch_id)
     # When it was the unclear one that arrived first
     store_batches(database, [unclear], 3_010)
     # Then the confirmed one is still waited for
     assert settle(database, 3_100) == []
     store_batches(database, [confirmed], 3_020)
     assert settle(database, 3_100) == [closed]
+
+
+def test_an_unclear_batch_that_may_lie_in_the_queue_is_waited_for(database, closed):
+    flushed(database, closed, OTHER_NODE, 0)
+    flushed(database, closed, NODE, 0, uuid4(), at_us=3_050)
+    assert outlook(database, 3_100, drained_us=3_050) == Outlook(waits_for_votes=True)
+    # Nothing is left in which it could be
+    assert settle(database, 3_100, drained_us=3_051) == [closed]
+    assert rows(database, "SELECT event FROM audit_log WHERE event = 'final_without_all_batches'") == []
 
 
 def test_a_report_for_an_earlier_close_says_nothing_about_a_later_one(database, closed):
@@ -137,78 +172,58 @@ def test_a_report_for_an_earlier_close_says_nothing_about_a_later_one(database, 
     assert settle(database, 5_100) == [closed]
 
 
-LATE_US = 60_000_000
-SECOND_US = 1_000_000
-
-
-@pytest.fixture
-def looks(database):
-    """Looks once a second, from one second to another; both nodes live. Returns the polls that became final."""
-    late = LateBatches(LATE_US)
-
-    def looks(first: int, last: int) -> list[int]:
-        found = []
-        for second in range(first, last + 1):
-            now_us = second * SECOND_US
-            for node in (NODE, OTHER_NODE):
-                alive(database, node, now_us)
-            found += settle_finals(database, now_us, 6 * SECOND_US, 15 * SECOND_US, late)
-        return found
-
-    looks.late = late
-    return looks
-
-
-@pytest.fixture
-def lacking(database, closed) -> int:
-    """A poll of which a living node has published two batches; one of them was never applied."""
-    flushed(database, closed, NODE, 2)
+def test_batches_that_were_reported_and_are_in_the_queue_no_more_are_dead_letters(database, closed):
+    # Given a living node that has published two batches; one of them was never applied
+    flushed(database, closed, NODE, 2, at_us=3_050)
     flushed(database, closed, OTHER_NODE, 0)
     store_batches(database, [batch(vote(closed, 1, 0))], 3_010)
-    return closed
-
-
-def test_batches_that_never_come_are_waited_for_and_then_no_longer(database, lacking, looks):
-    assert looks(1, 60) == []
-    assert looks(61, 61) == [lacking]
-    assert snapshot(database, lacking).final
-    room_code = snapshot(database, lacking).room_code
+    # Then no time is long enough, and nothing that was in the queue before the report tells of it
+    assert outlook(database, 10**12) == Outlook(waits_for_votes=True)
+    assert outlook(database, 10**12, drained_us=3_050) == Outlook(waits_for_votes=True)
+    # But when the queue was worked off afterwards
+    assert settle(database, 10**12, drained_us=3_051) == [closed]
+    after = snapshot(database, closed)
+    assert (after.final, after.votes) == (True, (1, 0, 0))
     audited = rows(database, "SELECT room_code, details FROM audit_log WHERE event = 'final_without_all_batches'")
-    assert audited == [(room_code, {f"batches missing of {NODE}": "1"})]
+    assert audited == [(after.room_code, {f"batches missing of {NODE}": "1"})]
 
 
-def test_the_wait_for_batches_begins_anew_when_one_of_them_came(database, lacking, looks):
-    flushed(database, lacking, NODE, 3)
-    assert looks(1, 50) == []
-    store_batches(database, [batch(vote(lacking, 2, 0))], 50 * SECOND_US)
-    assert looks(51, 110) == []
-    assert looks(111, 111) == [lacking]
-
-
-def test_the_time_without_a_database_does_not_count_as_waiting_for_batches(database, lacking, looks):
-    # Given an outage that was noticed
-    assert looks(1, 50) == []
-    looks.late.forget()
-    assert looks(52, 111) == []
-    # And one during which this worker slept
-    assert looks(200, 259) == []
-    assert looks(260, 260) == [lacking]
-
-
-def test_a_living_node_without_a_report_is_waited_for_without_end(database, closed, looks):
+def test_a_report_of_unknown_age_proves_nothing(database, closed):
+    """A worker of an earlier version has stored it."""
     flushed(database, closed, NODE, 2)
-    assert looks(1, 200) == []
+    flushed(database, closed, OTHER_NODE, 0)
+    with database.transaction():
+        database.execute("UPDATE poll_flushes SET reported_at_us = NULL")
+    alive(database, NODE, LATE_US)
+    assert outlook(database, LATE_US + 1, drained_us=LATE_US) == Outlook()
 
 
 def test_a_node_is_not_taken_for_dead_before_it_could_be_heard_of_again(database, closed):
     # Given an outage in which no heartbeat was stored
     flushed(database, closed, NODE, 0)
-    late = LateBatches(LATE_US)
-    back_us = 900 * SECOND_US
+    back_us = LATE_US
     # Then the node is waited for as long as it takes to hear of a living one
-    assert settle_finals(database, back_us, 6 * SECOND_US, 15 * SECOND_US, late) == []
-    assert settle_finals(database, back_us + 5 * SECOND_US, 6 * SECOND_US, 15 * SECOND_US, late) == []
-    assert settle_finals(database, back_us + 6 * SECOND_US, 6 * SECOND_US, 15 * SECOND_US, late) == [closed]
+    assert outlook(database, back_us + NODE_TIMEOUT_US - 1, 10**9, back_us) == Outlook()
+    assert outlook(database, back_us + NODE_TIMEOUT_US, 10**9, back_us).final == (closed,)
+
+
+def test_nothing_is_final_while_a_node_may_be_unknown(database, closed):
+    flushed(database, closed, NODE, 0)
+    flushed(database, closed, OTHER_NODE, 0)
+    assert outlook(database, 3_100, known=False) == Outlook(waits_for_hosts=True)
+    # When the heartbeat of one comes, which took votes and was killed
+    alive(database, UUID(int=0xC), 3_200)
+    assert outlook(database, 3_300) == Outlook()
+    assert settle(database, LATE_US, drained_us=3_200 + WAIT_US + 1) == [closed]
+
+
+def test_the_poll_that_waits_longest_is_told(database, closed):
+    assert longest_wait_s(database) == pytest.approx(database_time_us(database) / 1e6 - 0.003, abs=60)
+    assert waiting_for(database, 1_000_000) == [closed]
+    flushed(database, closed, NODE, 0)
+    flushed(database, closed, OTHER_NODE, 0)
+    assert settle(database, 3_100) == [closed]
+    assert longest_wait_s(database) == 0
 
 
 def test_open_and_waiting_polls_never_settle(database):
@@ -220,11 +235,11 @@ def test_open_and_waiting_polls_never_settle(database):
 def test_a_poll_that_is_opened_while_it_is_being_settled_stays_open(database, closed, monkeypatch):
     from models import final_store
 
-    def open_again(*_arguments: object) -> bool:
+    def open_again(*_arguments: object) -> int:
         change(database, closed, "open", 4_000)
-        return True
+        return -1
 
-    monkeypatch.setattr(final_store, "is_settled", open_again)
+    monkeypatch.setattr(final_store, "last_published_us", open_again)
     assert settle(database, 5_000) == []
     assert snapshot(database, closed).final is False
 

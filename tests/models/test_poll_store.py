@@ -173,6 +173,17 @@ def test_a_state_change_is_audited_with_who_made_it(database):
     assert entries == [("poll_state_changed", "ok", made.room_code, "host", details)]
 
 
+def test_who_hosts_a_poll_leaves_the_version_of_its_final_totals(database):
+    here = poll(database).poll_id
+    with database.transaction():
+        database.execute("UPDATE polls SET state = 'closed', final = true WHERE id = %s", (here,))
+    final = snapshot(database, here)
+    claim_host(database, ClaimHost(here, BROWSER, 50))
+    assert snapshot(database, here) == msgspec.structs.replace(final, host_browsers=(BROWSER,))
+    revoked = revoke_hosts(database, RevokeHosts(uuid4(), NODE, here, 2), 60)
+    assert revoked == msgspec.structs.replace(final, token_generation=2)
+
+
 def test_a_claim_makes_a_host_once(database):
     here = poll(database)
     claim_host(database, ClaimHost(here.poll_id, BROWSER, 50))

@@ -35,7 +35,7 @@ from tests.models.given import (
 )
 
 DAY_US = 86_400_000_000
-KEPT_FOREVER = {"audit_log", "applied_batches", "nodes"}
+KEPT_FOREVER = {"audit_log", "applied_batches", "nodes", "queue_consumers", "queue_drains"}
 
 
 @pytest.mark.proves("FR-005", "E2")
@@ -115,8 +115,8 @@ def test_old_batches_and_nodes_are_forgotten(database):
         first = "(SELECT min(ctid) FROM applied_batches)"
         database.execute(f"UPDATE applied_batches SET applied_at = 'epoch' WHERE ctid = {first}")
         database.execute("UPDATE rejected_votes SET rejected_at = 'epoch'")
-    note_node(database, NodeHeartbeat(NODE, "old", 5))
-    note_node(database, NodeHeartbeat(OTHER_NODE, "new", 15))
+    note_node(database, NodeHeartbeat(NODE, "old", 5), 5)
+    note_node(database, NodeHeartbeat(OTHER_NODE, "new", 15), 15)
     assert [forget(database, table, 10, 5) for table in ("applied_batches", "rejected_votes")] == [1, 1]
     forget_nodes(database, 10)
     assert rows(database, "SELECT count(*) FROM applied_batches") == [(1,)]

@@ -67,6 +67,7 @@ async def test_votes_of_a_batch_that_failed_count_once_each(metrics: NodeMetrics
     broker = Broker()
     vote_log = VoteLog(load().log, Singles(100))
     buffer = VoteBuffer(cast(Publisher, broker), load().batch, uuid4(), metrics, vote_log, uuid4)
+    buffer.begin()
     voters = [Voter(), Voter(), Voter(answers_itself=False)]
     for voter in voters:
         buffer.add(vote(0), voter)

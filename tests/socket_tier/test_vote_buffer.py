@@ -75,7 +75,7 @@ def buffer_with(broker: Broker, address: Callable[[], UUID] | None = None, **cha
     settings = BatchSettings(
         max_votes=3, max_wait_s=0.01, busy_votes=4, max_wait_busy_s=60, capacity_votes=5, receipts=100
     )
-    return VoteBuffer(
+    buffer = VoteBuffer(
         cast(Publisher, broker),
         msgspec.structs.replace(settings, **changes),
         NODE,
@@ -83,6 +83,8 @@ def buffer_with(broker: Broker, address: Callable[[], UUID] | None = None, **cha
         VoteLog(load().log, Singles(100)),
         address or (lambda: NODE),
     )
+    buffer.begin()
+    return buffer
 
 
 def vote(option: int, poll_id: int = POLL) -> CastVote:

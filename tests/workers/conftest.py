@@ -147,10 +147,13 @@ def no_database(database_url: str, worker_database_url: str) -> Iterator[Callabl
     """Takes the database away (True) and gives it back (False), as a failover looks to its clients."""
     name = urlsplit(worker_database_url).path.lstrip("/")
 
+    # Not autovacuum, which is a superuser's.
+    theirs = f"datname = '{name}' AND backend_type = 'client backend'"
+
     def away(is_away: bool) -> None:
         admin(database_url, f"ALTER DATABASE {name} ALLOW_CONNECTIONS {str(not is_away).lower()}")
         if is_away:
-            admin(database_url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+            admin(database_url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {theirs}")
 
     yield away
     away(False)

@@ -10,7 +10,7 @@ from models.database import DatabaseUnavailable
 from models.runtime.clock import now_us
 from models.runtime.correlation import correlation_id
 from models.wire.commands import ChangeState, ClaimHost, CreatePoll, NodeHeartbeat, PollFlushed, RevokeHosts
-from models.wire.notices import HostsRevoked, PollCreated, StateChanged
+from models.wire.notices import HostsRevoked, NodeKnown, PollCreated, StateChanged
 from models.wire.polls import PollSnapshot
 from workers.actors import HOST_FIRST, WRITES, declare
 from workers.broker import CommandBroker
@@ -102,7 +102,10 @@ class HostActors:
         log.info("hosts_revoked", extra={"poll_id": poll.poll_id, "token_generation": poll.token_generation})
 
     def claim_host(self, command: ClaimHost) -> None:
+        """Shown before it is done with: of a poll whose totals are final no later version would bring it to light."""
         self._gate.call(lambda db: poll_store.claim_host(db, command))
+        for poll in self._gate.call(lambda db: poll_store.read_snapshots(db, [command.poll_id])):
+            self._show(poll)
         self._results.mark([command.poll_id])
 
     def note_flush(self, report: PollFlushed) -> None:
@@ -110,13 +113,16 @@ class HostActors:
 
     def note_node(self, heartbeat: NodeHeartbeat) -> None:
         """Dropped while the database is away, so that heartbeats don't pile up: a newer one follows in a moment. The
-        last one, of a node that has stopped, waits."""
+        first one, of a node that may take votes, and the last one, of a node that has stopped, wait."""
         try:
             self._gate.call(lambda db: final_store.note_node(db, heartbeat))
         except DatabaseUnavailable:
-            if heartbeat.stopped:
+            if heartbeat.stopped or heartbeat.first:
                 raise
             self._metrics.count("heartbeats.dropped")
+        else:
+            if heartbeat.first:
+                self._notices.answer(heartbeat.node_id, NodeKnown(heartbeat.node_id))
 
     def _show(self, poll: PollSnapshot, *, new: bool = False) -> None:
         """Into Redis at once, so that a node that looks there after the notice finds it.
