@@ -1,4 +1,4 @@
-"""Exit status: 0 clean, 1 an acked vote is missing or doubled (or the totals are wrong), 2 nothing to break."""
+"""Exit status: 0 clean, 1 an acked vote is missing or doubled, totals or another ack are wrong, 2 nothing to break."""
 
 from __future__ import annotations
 

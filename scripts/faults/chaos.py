@@ -5,11 +5,14 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from scripts.faults.hosts import Hosting
 from scripts.faults.load import Load, Size
-from scripts.faults.schedule import FREEZE, HOLD_DOWN, Blow, schedule
+from scripts.faults.schedule import FREEZE, HALVES, HOLD_DOWN, Blow, schedule
 from scripts.faults.stack import RunningStack
+from scripts.loadtest import report
 
 SETTLE_S = 60.0
 
@@ -19,8 +22,8 @@ def run(stack: RunningStack, seconds: float, seed: int, size: Size, url: str = "
 
     :raises CannotConnect: the voters could not join at the start
     """
-    blows = schedule(seed, seconds, list(stack.victims))
-    with Load(stack, size, url) as load:
+    blows = schedule(seed, seconds, list(stack.victims), stack.link_names)
+    with Load(stack, size, url) as load, Hosting(load.base, seed) as hosting:
         load.begin()
         try:
             strike(stack, load, blows, seconds)
@@ -30,7 +33,9 @@ def run(stack: RunningStack, seconds: float, seed: int, size: Size, url: str = "
             stack.mend()
             raise
         load.during(stack.mend)
-        return load.settle(SETTLE_S)
+        load.during(hosting.finish)
+        result = load.settle(SETTLE_S)
+        return report.with_acks(result, hosting.settle(stack.nodes, stack.dsn, SETTLE_S), hosting.acks())
 
 
 def strike(stack: RunningStack, load: Load, blows: list[Blow], seconds: float) -> None:
@@ -44,10 +49,14 @@ def strike(stack: RunningStack, load: Load, blows: list[Blow], seconds: float) -
     load.watch(max(0.0, began + seconds - time.monotonic()))
 
 
-def _steps(stack: RunningStack, blows: list[Blow]) -> list[tuple[float, Callable[[], None], str]]:
+def _steps(stack: RunningStack, blows: list[Blow]) -> list[tuple[float, Callable[[], object], str]]:
     """Beginnings and ends: time, what to do, what to say."""
-    steps: list[tuple[float, Callable[[], None], str]] = []
+    steps: list[tuple[float, Callable[[], object], str]] = []
     for blow in blows:
+        if blow.action in HALVES:
+            steps.append((blow.at_s, partial(stack.links.halve, blow.name, HALVES[blow.action]), str(blow)))
+            steps.append((blow.at_s + blow.for_s, partial(stack.links.mend, blow.name), ""))
+            continue
         victim = stack[blow.name]
         if blow.action == FREEZE:
             steps.append((blow.at_s, victim.freeze, str(blow)))

@@ -37,6 +37,9 @@ class Answer:
 class Guest:
     """A socket on a loop of its own thread. Not safe to share between threads.
 
+    ``finals``: the totals that were called final, by their version. ``decided``: by the command id of a vote, the event
+    that told what became of it (``vote-recorded``, ``vote-rejected``).
+
     :raises ConnectionLost, OSError, TimeoutError: when made, and by every question whose answer never came
     """
 
@@ -47,8 +50,11 @@ class Guest:
         self._base = base
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._number = 0
+        self.lost = False
         self.heard: list[str] = []
         self.results = UpdateWatch()
+        self.finals: dict[int, tuple[int, ...]] = {}
+        self.decided: dict[str, str] = {}
         self.participant_id = ""
         self.token = ""
         try:
@@ -70,9 +76,10 @@ class Guest:
             self.participant_id, self.token = answer.body["participantId"], answer.body["participantToken"]
         return answer
 
-    def vote(self, room: str, option: int) -> Answer:
+    def vote(self, room: str, option: int, command_id: str = "") -> Answer:
         """submit-vote as the participant that joined."""
-        return self.ask("submit-vote", {"roomCode": room, "participantId": self.participant_id, "optionIndex": option})
+        payload = {"roomCode": room, "participantId": self.participant_id, "optionIndex": option}
+        return self.ask("submit-vote", payload | ({"commandId": command_id} if command_id else {}))
 
     def ask(self, event: str, payload: object) -> Answer:
         """Any event with an ack."""
@@ -120,10 +127,18 @@ class Guest:
             self.heard.append(event)
             if event == names.VOTE_UPDATE:
                 self.results.saw(packet)
+                self._note_final(codec.event_body(packet))
+            elif event in (names.VOTE_RECORDED, names.VOTE_REJECTED):
+                self.decided[str(codec.event_body(packet).get("commandId"))] = event
         else:
             self._connection.other(packet)
 
+    def _note_final(self, update: dict[str, Any]) -> None:
+        if update.get("final") and not update.get("hidden"):
+            self.finals[int(update["version"])] = tuple(update["votes"])
+
     def _lost(self) -> None:
+        self.lost = True
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(ConnectionLost("the node cut the connection"))

@@ -2,11 +2,16 @@
 
 So does a link that a firewall, a failing switch or a machine without power leaves behind. A link's target can move,
 too: what is connected stays where it is, as with a virtual IP whose old holder lives on.
+
+``python -m scripts.faults.links CONTROL_PORT NAME=PORT-TARGET_PORT ...`` runs those of a stack (scripts/up --links);
+``Control`` is how to halve them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,6 +19,8 @@ PROCESS, SERVER = "process", "server"
 """Whose end dies: that of our process, which connected, or the server's."""
 
 _ENDS_WITHIN_S = 5.0
+_ANSWERS_WITHIN_S = 5.0
+_LONGEST_ORDER = 200
 
 
 @dataclass(eq=False)
@@ -89,3 +96,71 @@ class Link:
                     await target.drain()
         if not pair.halved:
             target.close()
+
+
+class NoAnswer(Exception):
+    """Nobody serves the links."""
+
+
+class Control:
+    """Gives orders to the process that serves a stack's links."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def halve(self, name: str, dying: str) -> int:
+        """See ``Link.halve``.
+
+        :raises NoAnswer:
+        """
+        return self._order(f"halve {name} {dying}")
+
+    def mend(self, name: str = "") -> None:
+        """End the halves of one link, or of all.
+
+        :raises NoAnswer:
+        """
+        self._order(f"mend {name}")
+
+    def _order(self, order: str) -> int:
+        try:
+            with socket.create_connection(("127.0.0.1", self._port), _ANSWERS_WITHIN_S) as connection:
+                connection.sendall(order.encode() + b"\n")
+                return int(connection.makefile().readline())
+        except (OSError, ValueError) as error:
+            raise NoAnswer(f"links: {order}: {error}") from error
+
+
+async def serve(control_port: int, links: dict[str, Link]) -> None:
+    """Open all links and obey ``Control``, until cancelled."""
+
+    async def obey(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        words = (await reader.readline()).decode().split()
+        named = [links[name] for name in words[1:2]] or list(links.values())
+        if words[:1] == ["halve"]:
+            count = sum(link.halve(words[2]) for link in named)
+        else:
+            count = len(named)
+            for link in named:
+                link.mend()
+        writer.write(b"%d\n" % count)
+        await writer.drain()
+        writer.close()
+
+    for link in links.values():
+        await link.open()
+    server = await asyncio.start_server(obey, "127.0.0.1", control_port, limit=_LONGEST_ORDER)
+    await server.serve_forever()
+
+
+def main(words: list[str]) -> None:
+    links = {}
+    for word in words[1:]:
+        name, _, way = word.rpartition("=")
+        port, _, target = way.partition("-")
+        links[name] = Link(int(port), ("127.0.0.1", int(target)))
+    asyncio.run(serve(int(words[0]), links))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -46,10 +46,10 @@ class Load:
     def __init__(self, stack: RunningStack, size: Size, url: str = "") -> None:
         self._stack = stack
         self._size = size
-        self._base = rest.parse_base(url) if url else stack.base
-        self.rooms = [rest.open_room(self._base, number + 1, OPTIONS) for number in range(size.rooms)]
+        self.base = rest.parse_base(url) if url else stack.base
+        self.rooms = [rest.open_room(self.base, number + 1, OPTIONS) for number in range(size.rooms)]
         seats = seat_voters(
-            size.voters, [(room.code, room.options) for room in self.rooms], [(self._base.host, self._base.port)]
+            size.voters, [(room.code, room.options) for room in self.rooms], [(self.base.host, self.base.port)]
         )
         self._fleet = Fleet(seats, secrets.token_hex(4), size.rate, 1, size.at_most_s, self._note, size.comeback)
         self._acked = 0
@@ -68,7 +68,7 @@ class Load:
         self._fleet.__exit__(kind, error, trace)
         for room in self.rooms:
             try:
-                rest.change_state(self._base, room, "closed")
+                rest.change_state(self.base, room, "closed")
             except rest.RestError:
                 pass  # Nobody votes any more; the poll only stays open.
 
@@ -139,7 +139,7 @@ class Load:
         """End the voting and demand every vote; the report of scripts/load, with ``longest_pause_s``."""
         self._voting, voted_s = False, round(time.monotonic() - self._began, 1)
         quiet = self._fleet.quiesce(_ANSWERS_S)
-        bases = list(dict.fromkeys([self._base, *self._stack.nodes]))
+        bases = list(dict.fromkeys([self.base, *self._stack.nodes]))
         held = account.settle(self._fleet.ledgers, bases, self._stack.dsn, patience_s, pause=self._fleet.watch)
         self._fleet.watch(0.5)
         outcomes = self._fleet.outcomes()

@@ -11,6 +11,7 @@ import pika.exceptions
 import psycopg2
 import redis
 
+from scripts.faults.links import Control
 from scripts.faults.victim import Victim, kill_all
 from scripts.loadtest.rest import Base, parse_base
 from scripts.stack import processes
@@ -19,6 +20,7 @@ from scripts.stack.run_folder import RunFolder
 from scripts.stack.services.haproxy import answers_ready
 
 _OURS = ("node", "worker", "host-worker")
+_NO_VICTIMS = ("haproxy", "links")  # what stands for the network
 
 
 class NotRunning(Exception):
@@ -39,6 +41,8 @@ class RunningStack:
         self.dsn = self.env["DATABASE_URL"]
         self.base = parse_base(self.env["BASE_URL"])
         self.nodes = [parse_base(url) for url in self.env["NODE_URLS"].split(",")]
+        control, *self.link_names = self.env.get("LINKS", "0").split()
+        self.links = Control(int(control))
         self.victims = {name: Victim(self.folder, name, self._answers(name)) for name in self._names()}
 
     def __getitem__(self, name: str) -> Victim:
@@ -53,10 +57,12 @@ class RunningStack:
         return [victim for name, victim in self.victims.items() if _kind(name) in _OURS]
 
     def mend(self) -> None:
-        """Thaw and start whatever is frozen or down; returns when everything answers.
+        """Thaw and start whatever is frozen or down, and end halved links; returns when everything answers.
 
         :raises StepFailed: something does not come back
         """
+        if self.link_names:
+            self.links.mend()
         for victim in self.victims.values():
             victim.thaw()
         for victim in self.victims.values():
@@ -86,6 +92,7 @@ class RunningStack:
             "--metrics": "GRAPHITE_URL",
             "--tls": "TLS",
             "--accounts": "ACCOUNTS",
+            "--links": "LINKS",
         }
         return options + ["--unlimited"] * unlimited + [option for option, name in known.items() if name in self.env]
 
@@ -100,7 +107,7 @@ class RunningStack:
         """Servers first: whatever waits for them comes back after them."""
         names = sorted(file.stem for file in self.folder.processes.glob("*.json"))
         servers = [name for name in SERVERS if name in names]
-        return servers + [name for name in names if name not in servers and name != "haproxy"]
+        return servers + [name for name in names if name not in servers and name not in _NO_VICTIMS]
 
     def _answers(self, name: str) -> Callable[[], bool]:
         if name == "postgres":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scripts.loadtest.account import DOUBLED, MISSING, TOTALS, UNREADABLE, UNSENT, WRONG_OPTION, Account
+from scripts.loadtest.account import DOUBLED, MISSING, TOTALS, UNREADABLE, UNSENT, WRONG_OPTION, Account, Finding
 from scripts.loadtest.crowd import Outcome, Progress, SocketSeen, add_counts
 from scripts.loadtest.ledger import Tally
 
@@ -119,6 +119,13 @@ def build_report(
     }
 
 
+def with_acks(report: dict[str, Any], findings: Sequence[Finding], checked: dict[str, int]) -> dict[str, Any]:
+    """The report, and what a host's acks were worth: ``checked`` says how many of each kind were held against it."""
+    found = report["account"]["findings"] + [asdict(finding) for finding in findings]
+    account = report["account"] | {"acks": checked, "untrue_acks": len(findings), "findings": found[:_FINDINGS_SHOWN]}
+    return report | {"account": account, "clean": report["clean"] and not findings}
+
+
 def exit_status(report: dict[str, Any]) -> int:
     """0 when the account is clean, else 1."""
     return 0 if report["clean"] else 1
@@ -150,10 +157,16 @@ def render(report: dict[str, Any]) -> str:
         f" {report['resent']:,} votes sent again,"
         f" {report['ack_timeouts']:,} acks given up",
         f"  the tool      {report['tool_cpu_s']:g} s CPU, {report['tool_cpu_us_per_vote'] or 0:g} µs a vote",
+        *_acks(account),
         _verdict(report, account),
     ]
     lines += [f"    {finding['kind']}: {finding['room']} {finding['detail']}" for finding in account["findings"]]
     return "\n".join(lines)
+
+
+def _acks(account: dict[str, Any]) -> list[str]:
+    told = ", ".join(f"{count:,} {kind}" for kind, count in account.get("acks", {}).items())
+    return [f"  acks checked  {told}"] if told else []
 
 
 def _verdict(report: dict[str, Any], account: dict[str, Any]) -> str:
@@ -161,12 +174,12 @@ def _verdict(report: dict[str, Any], account: dict[str, Any]) -> str:
     looked = f"{account['participants']:,} participants in {account['rooms']} rooms against {against}"
     if report["clean"]:
         return f"✓ the account is clean: {looked}, settled after {account['settled_s']:g} s"
-    wrong = [f"{account[key]:,} {key.replace('_', ' ')}" for key in _WRONG if account[key]]
+    wrong = [f"{account[key]:,} {key.replace('_', ' ')}" for key in _WRONG if account.get(key)]
     wrong += [f"{report[key]:,} {key.replace('_', ' ')}" for key in ("double_acks", "identity_changes") if report[key]]
     return f"✗ the account is NOT clean: {', '.join(wrong)} ({looked})"
 
 
-_WRONG = ("missing", "doubled", "wrong_option", "never_sent", "totals_disagree", "unreadable")
+_WRONG = ("missing", "doubled", "wrong_option", "never_sent", "totals_disagree", "unreadable", "untrue_acks")
 
 
 class ProgressBar:

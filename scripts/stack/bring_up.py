@@ -25,6 +25,7 @@ from scripts.stack.services import (
     carbon,
     graphite,
     haproxy,
+    links,
     pgbackrest,
     postgres,
     rabbitmq,
@@ -41,6 +42,7 @@ SERVER_MODULES: dict[str, ModuleType] = {
     "rabbitmq": rabbitmq,
     "redis": redis,
     "standby": standby,
+    "links": links,
     "carbon": carbon,
     "graphite": graphite,
     "statsd": statsd,
@@ -135,6 +137,7 @@ def _start_servers(plan: Plan, supervisor: Supervisor) -> None:
     with ThreadPoolExecutor() as together:
         lanes = [together.submit(_start_server, name, plan, supervisor) for name in plan.private if name != "postgres"]
         lanes += [together.submit(database), together.submit(npm_packages)]
+        lanes += [together.submit(_start_server, "links", plan, supervisor)] if plan.options.links else []
         lanes += [together.submit(metrics)] if plan.options.metrics else []
         try:
             done, _ = wait(lanes, return_when=FIRST_EXCEPTION)

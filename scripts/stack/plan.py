@@ -35,6 +35,7 @@ class Options:
     metrics: bool = False
     tls: bool = False
     accounts: bool = False
+    links: bool = False
     also_install: list[str] = field(default_factory=list)
 
 
@@ -57,7 +58,7 @@ class Plan:
     @property
     def servers(self) -> list[str]:
         """Every server that is ours to start."""
-        return self.private + ["standby"] * self.options.replica + self.metric_servers
+        return self.private + ["standby"] * self.options.replica + ["links"] * self.options.links + self.metric_servers
 
     @property
     def metric_servers(self) -> list[str]:
@@ -100,11 +101,26 @@ class Plan:
             for name, url in self.urls.items()
         }
 
-    def urls_of(self, account: str) -> dict[str, str]:
-        """The addresses for one of models.accounts; those of the private servers."""
-        if not self.options.accounts:
-            return self.urls
-        return self.urls | _private_urls(self.folder, self.private, self.ports, self.options, account)
+    def urls_of(self, account: str, process: str) -> dict[str, str]:
+        """The addresses for one of models.accounts; those of the private servers, where asked for by links that are
+        the process's own."""
+        urls = self.urls
+        if self.options.accounts:
+            urls = urls | _private_urls(self.folder, self.private, self.ports, self.options, account)
+        return {name: self._linked(url, process) for name, url in urls.items()}
+
+    def _linked(self, url: str, process: str) -> str:
+        for server in self.private:
+            if link := self.ports.get(link_name(process, server)):
+                url = url.replace(f"{ports.LOOPBACK}:{self.ports[server]}/", f"{ports.LOOPBACK}:{link}/")
+        return url
+
+    @property
+    def link_names(self) -> list[str]:
+        """Nodes speak to the broker and to Redis, workers to PostgreSQL, too."""
+        if not self.options.links:
+            return []
+        return _link_names(self.options, self.private)
 
     def data_of(self, server: str) -> Path:
         """The server's own folder; a link when the server's account could not reach the run folder."""
@@ -134,6 +150,7 @@ def make_plan(options: Options, folder: RunFolder) -> Plan:
     known = folder.remembered()
     wanted = [*private, "rabbitmq-dist"] + ["standby"] * options.replica
     wanted += [*METRIC_SERVERS, "carbon-query"] if options.metrics else []
+    wanted += ["links", *_link_names(options, private)] if options.links else []
     wanted += [f"node-{n}" for n in range(1, options.nodes + 1) if options.nodes > 1]
     chosen = ports.free_ports(wanted, known.get("ports", {}), taken={options.port})
     # The broker's data belongs to its node name, so the name outlives a move of the folder.
@@ -148,6 +165,22 @@ def make_plan(options: Options, folder: RunFolder) -> Plan:
         ports=chosen,
         broker_node=broker_node,
     )
+
+
+def link_name(process: str, server: str) -> str:
+    """What a link is called in ``Plan.ports``."""
+    return f"{process}:{server}"
+
+
+def _link_names(options: Options, private: list[str]) -> list[str]:
+    counts = {"node": options.nodes, "worker": options.workers, "host-worker": options.host_workers}
+    return [
+        link_name(f"{kind}-{number}", server)
+        for kind, count in counts.items()
+        for number in range(1, count + 1)
+        for server in private
+        if (kind, server) != ("node", "postgres")
+    ]
 
 
 def existing_services() -> dict[str, str]:

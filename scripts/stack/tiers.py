@@ -96,6 +96,7 @@ def public_env(plan: Plan) -> dict[str, str]:
     standby |= {"SYNCHRONOUS": "yes"} if plan.options.synchronous else {}
     guarded = {"TLS": "yes"} if plan.options.tls else {}
     guarded |= {"ACCOUNTS": "yes"} if plan.options.accounts else {}
+    guarded |= {"LINKS": " ".join([str(plan.ports["links"]), *plan.link_names])} if plan.options.links else {}
     backup = {"PGBACKREST_CONFIG": str(pgbackrest.configuration(plan.folder))} if plan.options.backup else {}
     metrics = (
         {"GRAPHITE_URL": plan.graphite_url, "ALERTMANAGER_URL": plan.alertmanager_url} if plan.options.metrics else {}
@@ -141,7 +142,7 @@ def _signing_keys(plan: Plan) -> Path:
 
 
 def _node(plan: Plan, name: str) -> Program:
-    env = process_env(plan) | _addresses(plan, plan.urls_of(accounts.NODE))
+    env = process_env(plan) | _addresses(plan, plan.urls_of(accounts.NODE, name))
     # It knows nothing of the database.
     env = {key: value for key, value in env.items() if not key.startswith("VOTEMILL_DATABASE__")}
     env |= {
@@ -153,6 +154,6 @@ def _node(plan: Plan, name: str) -> Program:
 
 
 def _worker(plan: Plan, name: str, queues: str) -> Program:
-    urls = plan.urls_of(accounts.VOTES_WORKER if queues == "votes" else accounts.HOST_WORKER)
+    urls = plan.urls_of(accounts.VOTES_WORKER if queues == "votes" else accounts.HOST_WORKER, name)
     env = process_env(plan) | _addresses(plan, urls) | {"VOTEMILL_WORKER__NAME": name}
     return Program(name, "worker", [sys.executable, "-m", "workers", queues], env, steady_after_s=3)

@@ -77,6 +77,9 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument(
         "--accounts", action="store_true", help="an account for each role, which may do what the role does and no more"
     )
+    parser.add_argument(
+        "--links", action="store_true", help="a TCP proxy before each process's servers, for scripts/chaos to halve"
+    )
     parser.add_argument("--also-install", action="append", default=[], help=argparse.SUPPRESS)
     return Options(**vars(parser.parse_args(arguments)))
 

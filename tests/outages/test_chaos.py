@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from scripts.faults.schedule import FREEZE, HOLD_DOWN, KILL, schedule
+from scripts.faults.schedule import FREEZE, HALVES, HOLD_DOWN, KILL, schedule
 from scripts.faults.stack import RunningStack
 from tests.breakable import first_stack
 
@@ -30,6 +32,14 @@ def test_a_long_schedule_breaks_everything_in_every_way() -> None:
     assert all(0 < blow.at_s < blow.at_s + blow.for_s <= 1000 for blow in blows)
 
 
+def test_links_are_halved_on_either_side_among_the_other_blows() -> None:
+    links = ["node-1:redis", "worker-1:postgres"]
+    blows = schedule(1, 1000, NAMES, links)
+    assert {(blow.name, blow.action) for blow in blows if blow.name in links} == set(product(links, HALVES))
+    assert {blow.action for blow in blows if blow.name not in links} == {KILL, HOLD_DOWN, FREEZE}
+    assert blows == schedule(1, 1000, NAMES, list(reversed(links)))
+
+
 def test_nothing_is_struck_while_it_is_still_down() -> None:
     ends: dict[str, float] = {}
     for blow in schedule(1, 1000, NAMES):
@@ -44,6 +54,8 @@ def test_chaos_finds_every_acked_vote(stack: RunningStack) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the account is clean" in done.stdout
+    checked = re.search(r"acks checked +([1-9]\d*) closes, ([1-9]\d*) resumes, ([1-9]\d*) finals", done.stdout)
+    assert checked, done.stdout
 
 
 def test_ctrl_c_leaves_everything_running_also_when_started_in_the_background(stack: RunningStack) -> None:
