@@ -40,6 +40,7 @@ from socket_tier.http import BODIES, SOCKET_IO_PATH, Edge, security_headers
 from socket_tier.joining import Joining
 from socket_tier.key_watch import KeyWatch
 from socket_tier.limits import Limits
+from socket_tier.lost_polls import LostPolls
 from socket_tier.metrics import NodeMetrics
 from socket_tier.payloads import Payloads
 from socket_tier.presence import Presence
@@ -172,6 +173,9 @@ class Node:
             shedding=self.shedding,
             sockets=self.sockets,
             metrics=self.metrics,
+        )
+        self.lost_polls = LostPolls(
+            self.rooms, self.sessions, self.sockets, self.joining, self.fanout, self.tasks, self.metrics
         )
         self.host_tokens = HostTokens(
             node_id=self.node_id, tokens=self.tokens, commands=self.commands, audit=self.audit

@@ -273,6 +273,8 @@ class Events:
                 room = await self._rooms.find(role.room_code)
             except Refused:
                 continue
+            if role.poll_id != room.poll.poll_id:
+                continue  # another poll's code by now
             await self._rooms.refresh(room)
             session.tentative.add(room.code)
             if role.host and role.token_generation >= room.poll.token_generation:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
+from models.ballots import POLL_NOT_FOUND
 from models.runtime.clock import now_us
 from models.runtime.correlation import correlation_id
 from models.runtime.settings import SecuritySettings
@@ -140,6 +141,10 @@ class Hosting:
             poll = room.view(seen=True)
             ack = {"success": True, "state": poll["state"], "previousState": shown.value, "poll": poll}
             return {**ack, "pending": True}
+        except Invalid as refusal:
+            if refusal.code == POLL_NOT_FOUND:
+                self._rooms.doubt(room.code, room.poll.poll_id)
+            raise
         # The poll is shown as it is by now: a later change may have been decided, too.
         decided, previous = answer.poll.state.value, answer.previous_state.value
         return {"success": True, "state": decided, "previousState": previous, "poll": room.view(seen=True)}

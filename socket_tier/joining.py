@@ -25,7 +25,7 @@ from socket_tier.metrics import NodeMetrics
 from socket_tier.payloads import JoinRoom
 from socket_tier.presence import Presence
 from socket_tier.recent_votes import RecentVotes
-from socket_tier.refusals import BrokerUnavailable, CacheUnavailable, Invalid, Refused
+from socket_tier.refusals import BrokerUnavailable, CacheUnavailable, Invalid, Refused, poll_not_found
 from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.sessions import Session
 from socket_tier.shedding import Shedding
@@ -134,6 +134,9 @@ class Joining:
         if earlier is not None and earlier[1].participant_id != participant_id:
             await self.leave(session, room.code)
         member = await self._presence.arrive(room, participant_id, nickname, session.sid)
+        if room.lost:
+            self._presence.depart(room, member, session.sid)
+            raise poll_not_found()
         self._recent_votes.arrived(member)
         session.participants[room.code] = (room, member)
         await self._sockets.enter(session, room, names.participant_room(participant_id))
@@ -141,13 +144,18 @@ class Joining:
 
     async def leave(self, session: Session, room_code: str) -> None:
         """The socket is no longer one of the participant's."""
+        _, member = self.depart(session, room_code)
+        await self._sockets.leave_room(session, names.participant_room(member.participant_id))
+        if room_code not in session.hosting:
+            await self._sockets.leave_room(session, names.totals_room(room_code))
+
+    def depart(self, session: Session, room_code: str) -> tuple[Room, Member]:
+        """The socket is nobody's in this room; it is still in its Socket.IO rooms."""
         room, member = session.participants.pop(room_code)
         self._choices.hurry()
         self._presence.depart(room, member, session.sid)
         self._recent_votes.gone(member)
-        await self._sockets.leave_room(session, names.participant_room(member.participant_id))
-        if room_code not in session.hosting:
-            await self._sockets.leave_room(session, names.totals_room(room_code))
+        return room, member
 
     def gone(self, session: Session) -> None:
         """The socket is closed."""
@@ -216,7 +224,8 @@ class Joining:
             try:
                 await self._cache.take_nickname(room.code, key, participant_id, limit)
             except RoomNotCached:
-                await self._rooms.restore(room.code)
+                if (await self._rooms.restore(room.code)).poll.poll_id != room.poll.poll_id:
+                    raise poll_not_found()
                 await self._cache.take_nickname(room.code, key, participant_id, limit)
         except RoomFull:
             raise Invalid("Room is full", "room_full", status=409) from None

@@ -61,6 +61,7 @@ COUNTERS = {
     "audit.not_stored": "audit entries that the broker didn't take; the log has them",
     **{f"limits.refused.{limit}": f"whatever was over the limit {limit}" for limit in LIMITS},
     "limits.not_shared": "rounds without the shared counters in Redis: each node limits by itself",
+    "rooms.lost": "rooms whose poll is gone, with or without people in them: a restored database, or retention",
     "rooms.restored": "rooms read back from Postgres by the workers: a cold or emptied cache",
     "cache.failed": "Redis calls that failed or timed out",
     "fanout.lost": "connections of the pub/sub listener lost: Redis is away",

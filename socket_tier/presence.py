@@ -158,7 +158,7 @@ class Presence:
         if again is not None:  # came back while Redis was asked: its arrival may have been the earlier of the two
             await self._count_in(room, again)
         self._see(room, member, connected=again is not None)
-        if news and again is None:
+        if news and again is None and not room.lost:
             self._announce(room.code, names.PARTICIPANT_LEFT, member.nickname, room.participant_count)
 
     def _announce(self, room_code: str, event: str, nickname: str, count: int) -> None:

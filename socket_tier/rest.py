@@ -131,8 +131,7 @@ class Rest:
         except CacheUnavailable:
             cached, stale = None, True
         if cached is not None:
-            room = self._rooms.add(cached.poll, cached.closing_us)
-            room.participant_count = cached.participant_count
+            room = await self._rooms.confirm(cached)
         else:
             room = await self._rooms.find(code)
         body = _both(room, seen=room.hides_totals and self._is_host(request, room))

@@ -27,7 +27,7 @@ from models.wire.polls import (
     poll_view,
     vote_update,
 )
-from socket_tier.cache import Cache
+from socket_tier.cache import CachedRoom, Cache
 from socket_tier.commands import Commands
 from socket_tier.limits import Allowance, Limits, SessionVotes
 from socket_tier.metrics import NodeMetrics
@@ -102,6 +102,7 @@ class Room:
     closing_us: int = 0  # of the latest close that is known here, applied or not
     ended_us: int = 0  # what the clock has shown last: a period that was to end by then has ended
     participant_count: int = 0
+    lost: bool = False  # its poll is gone, and nobody is to enter it any more
     members: dict[UUID, Member] = field(default_factory=dict)
     sids: set[str] = field(default_factory=set)
     read_after: int = 0  # so many gaps in the notices
@@ -264,6 +265,7 @@ class Rooms:
         self.gaps = 0  # times that notices may have been missed
         self.on_unread: Callable[[Room], None] = _ignore  # a room that somebody has entered is to be read
         self.on_changed: Callable[[Room, PollState], None] = _ignore  # a room in use has another state than it had
+        self.on_lost: Callable[[Room], None] = _ignore  # a room's poll is gone
 
     def known(self, room_code: str) -> Room | None:
         """A room that this node has in memory, kept up to date by notices and results."""
@@ -296,7 +298,11 @@ class Rooms:
             cached = await self._cache.newer_room(room.code, room.poll.version)
         except CacheUnavailable:
             return
-        if cached is not None:
+        if cached is None:
+            return
+        if cached.poll.poll_id != room.poll.poll_id:
+            self.doubt(room.code, room.poll.poll_id)
+        else:
             self.add(cached.poll, cached.closing_us)
 
     async def restore(self, room_code: str) -> Room:
@@ -315,12 +321,35 @@ class Rooms:
             self.add(poll)
 
     def hold(self, room: Room, sid: str) -> Room:
-        """Keep a room for a socket that enters it; the one to use, should it have been read anew meanwhile."""
-        room = self._rooms.setdefault(room.code, room)
-        room.sids.add(sid)
-        if self.is_unread(room):
-            room.unheard = True
-            self.on_unread(room)
+        """Keep a room for a socket that enters it; the one to use, should it have been read anew meanwhile.
+
+        :raises Invalid: its poll is gone; the code may stand for another one
+        """
+        held = room if room.lost else self._rooms.setdefault(room.code, room)
+        if held.lost or held.poll.poll_id != room.poll.poll_id:
+            raise poll_not_found()
+        held.sids.add(sid)
+        if self.is_unread(held):
+            held.unheard = True
+            self.on_unread(held)
+        return held
+
+    def doubt(self, room_code: str, poll_id: int) -> None:
+        """A worker knows nothing of this poll. Ask again for its room, and lose it when it is gone indeed."""
+        room = self._rooms.get(room_code)
+        if room is not None and room.poll.poll_id == poll_id:
+            self._start(room_code, self._restore)
+
+    async def confirm(self, cached: CachedRoom) -> Room:
+        """The room that Redis has; asked for in the database when this node knows another poll by its code.
+
+        :raises Refused: it can't be told now which of the two there is
+        """
+        known = self._rooms.get(cached.poll.room_code)
+        if known is not None and known.poll.poll_id != cached.poll.poll_id:
+            return await self.restore(known.code)
+        room = self.add(cached.poll, cached.closing_us)
+        room.participant_count = cached.participant_count
         return room
 
     def note_closing(self, poll_id: int, at_us: int) -> None:
@@ -359,12 +388,15 @@ class Rooms:
             del self._rooms[code]
 
     async def _once(self, room_code: str, work: Callable[[str], Coroutine[Any, Any, Room]]) -> Room:
+        return await asyncio.shield(self._start(room_code, work))
+
+    def _start(self, room_code: str, work: Callable[[str], Coroutine[Any, Any, Room]]) -> asyncio.Task[Room]:
         loading = self._loading.get(room_code)
         if loading is None:
             loading = asyncio.create_task(work(room_code), name=f"load-room-{room_code}")
             self._loading[room_code] = loading
             loading.add_done_callback(lambda done: self._loaded(room_code, done))
-        return await asyncio.shield(loading)
+        return loading
 
     async def _restore(self, room_code: str) -> Room:
         request_id = uuid4()
@@ -374,6 +406,7 @@ class Rooms:
         )
         assert isinstance(answer, RoomRestored)
         if answer.poll is None:
+            self._lose(room_code)
             self._missing[room_code] = time.monotonic() + self._settings.negative_cache_s
             if len(self._missing) > _KEPT_WITHOUT_SOCKETS:
                 self._missing.popitem(last=False)
@@ -385,6 +418,7 @@ class Rooms:
         """Know a room from now on."""
         room = self._rooms.get(poll.room_code)
         if room is None or room.poll.poll_id != poll.poll_id:
+            self._lose(poll.room_code)
             votes = self._limits.room_votes(poll.room_code)
             room = Room(poll, votes, read_after=self.gaps, unheard=self._deaf)
             self._rooms[poll.room_code] = room
@@ -399,6 +433,13 @@ class Rooms:
         if room.sids and room.state is not previous:
             self.on_changed(room, previous)  # the notice, which comes later, will change nothing any more
         return room
+
+    def _lose(self, room_code: str) -> None:
+        """What this node knew under this code is no poll any more."""
+        room = self._rooms.pop(room_code, None)
+        if room is not None:
+            room.lost = True
+            self.on_lost(room)
 
     async def _load(self, room_code: str) -> Room:
         while True:

@@ -73,6 +73,7 @@ class SocketRooms:
 
     async def enter_as_host(self, session: Session, room: Room, token_generation: int) -> None:
         """Hosts see the totals of their poll whatever its rules are."""
+        self.hold(session, room)
         session.hosting[room.code] = token_generation
         await self.enter(session, room, names.host_room(room.code), names.totals_room(room.code))
 
@@ -83,9 +84,27 @@ class SocketRooms:
             await self._server.leave_room(session.sid, name)
 
     def hold(self, session: Session, room: Room) -> Room:
-        """Keep the room for a socket that is about to enter it."""
+        """Keep the room for a socket that is about to enter it.
+
+        :raises Invalid: its poll is gone
+        """
+        held = self._rooms.hold(room, session.sid)
         session.rooms.add(room.code)
-        return self._rooms.hold(room, session.sid)
+        return held
+
+    def emptied(self, room_code: str) -> None:
+        """Nobody is left in a room: what waits to be shown there is not shown any more."""
+        self._ticker.forget(room_code)
+
+    async def put_out(self, session: Session, code: str, participant_id: UUID | None) -> None:
+        """Out of a lost poll's rooms; not out of those that the socket has entered since, in another poll by its code."""
+        left = [] if participant_id is None else [names.participant_room(participant_id)]
+        if code not in session.rooms:
+            left.append(names.poll_room(code))
+        if code not in session.hosting:
+            left += [names.host_room(code), names.totals_room(code)]
+        for name in left:
+            await self._server.leave_room(session.sid, name)
 
     async def leave_room(self, session: Session, name: str) -> None:
         await self._server.leave_room(session.sid, name)

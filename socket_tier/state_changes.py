@@ -62,6 +62,8 @@ class StateChanges:
         """A worker has committed a state change."""
         room = self._rooms.known(notice.poll.room_code)
         if room is not None:
+            if room.poll.poll_id != notice.poll.poll_id:
+                self._rooms.doubt(room.code, room.poll.poll_id)
             self._learn(room, notice.poll, notice.correlation_id)
         else:
             self._rooms.learn(notice.poll)
@@ -158,7 +160,7 @@ class StateChanges:
             if self._rooms.is_unread(room):
                 return False  # whether it is open is known to the workers as well
             raise
-        if cached is None:
+        if cached is None or cached.poll.poll_id != room.poll.poll_id:
             return False
         room.participant_count = cached.participant_count
         previous = room.state

@@ -5,7 +5,7 @@ import time
 from typing import Any
 from uuid import UUID
 
-from models.ballots import ERRORS, VOTE_STANDS
+from models.ballots import ERRORS, POLL_NOT_FOUND, VOTE_STANDS
 from models.runtime.clock import now_us
 from models.runtime.correlation import correlation_id, named_by_caller
 from models.wire import names
@@ -199,6 +199,8 @@ class VoteResults:
             if receipt.correlation_id:
                 payload["correlationId"] = receipt.correlation_id
             if rejection is not None:
+                if rejection.code == POLL_NOT_FOUND:
+                    self._rooms.doubt(receipt.room_code, vote.poll_id)
                 self._log.rejected(notice.batch_id, rejection, vote.participant_id, receipt, traced.get(index))
                 await self._reject(vote.participant_id, vote.seq, payload, rejection)
             elif self._sessions.get(receipt.sid) is not None:

@@ -93,6 +93,9 @@ class MemberActors:
                 # Read chunk by chunk, each in a transaction of its own.
                 nicknames = self._gate.call(lambda db: poll_store.read_nicknames(db, poll_id))
                 self._cached(lambda: self._rooms.restore(poll, nicknames))
+            else:
+                # What Redis may have is of a poll that is gone.
+                self._cached(lambda: self._rooms.forget(request.room_code))
             self._notices.answer(request.node_id, RoomRestored(request.request_id, poll))
 
         self._serve(request, work)

@@ -190,6 +190,7 @@ export class VotemillClient extends Signals {
     hear("vote-update", (update) => this.#changed(this.#view.totals(update)));
     hear("poll-state-changed", (change) => this.#changed(this.#view.stateChanged(change)));
     hear("participant-count", ({ count }) => this.#changed(this.#view.counted(count)));
+    hear("poll-gone", (event) => this.#gone(event));
     hear("results-paused", () => this.#changed(this.#view.paused(true)));
     hear("results-resumed", () => this.#changed(this.#view.paused(false)));
     hear("vote-recorded", (event) => this.#ballot?.recorded(event));
@@ -200,6 +201,12 @@ export class VotemillClient extends Signals {
         this.emit(signal, person);
       });
     }
+  }
+
+  /** Not to be joined again: its code may stand for somebody else's poll. */
+  #gone(event) {
+    this.#outbox?.shut();
+    this.#membership.end(Refusal.fromAnswer(event));
   }
 
   #changed(isNews) {

@@ -45,6 +45,13 @@ export class Membership extends Signals {
     this.#set("none");
   }
 
+  /** The room is no more. No reconnect enters it again. */
+  end(refusal) {
+    if (!this.#role) return;
+    this.#abandonAttempt();
+    this.#giveUp(this.#role, refusal);
+  }
+
   #lineChanged(phase) {
     if (!this.#role) return;
     if (phase === "connected") this.#attempt();
