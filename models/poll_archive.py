@@ -26,8 +26,12 @@ class IncompleteArchive(Exception):
 
 
 def file_name(poll: RetiredPoll) -> str:
-    """Room codes are used again, ids never; by day, so that no folder grows without bound."""
-    return f"{poll.document['created_at'][:10]}/{poll.room_code}-{poll.poll_id}.jsonl.gz"
+    """Room codes are used again, ids never; by day, so that no folder grows without bound.
+
+    With the version: a poll that comes back by a restore, to be archived once more, may lack votes that it had before.
+    """
+    about = f"{poll.room_code}-{poll.poll_id}-{poll.document['version']}"
+    return f"{poll.document['created_at'][:10]}/{about}.jsonl.gz"
 
 
 def write(db: Database, poll: RetiredPoll, out: IO[bytes]) -> None:

@@ -19,6 +19,7 @@ from models.wire.commands import RegisterParticipants, Registration
 from socket_tier import pages
 from socket_tier.addresses import TrustedProxies
 from socket_tier.admin import Admin
+from socket_tier.after_restore import AfterRestore
 from socket_tier.amqp.link import Link
 from socket_tier.amqp.notices import NoticeInbox
 from socket_tier.amqp.publisher import Publisher
@@ -177,8 +178,9 @@ class Node:
         self.lost_polls = LostPolls(
             self.rooms, self.sessions, self.sockets, self.joining, self.fanout, self.tasks, self.metrics
         )
+        self.after_restore = AfterRestore(self.rooms, self.choices, self.states, self.sessions, self.registrations)
         self.host_tokens = HostTokens(
-            node_id=self.node_id, tokens=self.tokens, commands=self.commands, audit=self.audit
+            node_id=self.node_id, tokens=self.tokens, commands=self.commands, audit=self.audit, tasks=self.tasks
         )
         self.hosting = Hosting(
             security=settings.security,
@@ -431,6 +433,8 @@ class Node:
                 self.states.changed(notice)
             case notices.HostsRevoked():
                 self.hosting.revoked(notice)
+            case notices.DatabaseRestored():
+                self.tasks.start(self.after_restore.run(), "after-restore")
             case notices.PollClosing():
                 self.states.closing(notice)
             case notices.WorkerHeartbeat():

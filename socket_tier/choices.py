@@ -51,6 +51,10 @@ class Choices:
             self._unwritten[key] = (room_code, NOT_COUNTED, seq)
             self._drop_oldest()
 
+    def drop_unwritten(self) -> None:
+        """Perhaps the database doesn't have those votes any more. Whoever resumes is told what it has."""
+        self._unwritten.clear()
+
     def _drop_oldest(self) -> None:
         if len(self._unwritten) > _KEPT:
             del self._unwritten[next(iter(self._unwritten))]

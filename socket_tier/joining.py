@@ -225,7 +225,7 @@ class Joining:
                 await self._cache.take_nickname(room.code, key, participant_id, limit)
             except RoomNotCached:
                 if (await self._rooms.restore(room.code)).poll.poll_id != room.poll.poll_id:
-                    raise poll_not_found()
+                    raise poll_not_found() from None
                 await self._cache.take_nickname(room.code, key, participant_id, limit)
         except RoomFull:
             raise Invalid("Room is full", "room_full", status=409) from None

@@ -1,7 +1,7 @@
 """Polls that are gone while people sit in their rooms: a restore of the database has lost them, or their time is over.
 
-A room code may stand for another poll after that. So whoever is in the room is told and put out of it at once: of what a
-socket was in the old poll, its host above all, nothing must be left when the new one is asked for by the same code.
+A room code may stand for another poll after that. So whoever is in the room is told, and put out of it at once: of what
+a socket was in the old poll, its host above all, nothing must be left when the new one is asked for by its code.
 """
 
 import logging
@@ -47,7 +47,8 @@ class LostPolls:
     def lost(self, room: Room) -> None:
         """Nobody is in this room any more. Rights end before this returns; the sockets hear of it in a moment."""
         self._metrics.count("rooms.lost")
-        log.warning("poll_lost", extra={"poll_id": room.poll.poll_id, "room_code": room.code, "sockets": len(room.sids)})
+        about = {"poll_id": room.poll.poll_id, "room_code": room.code, "sockets": len(room.sids)}
+        log.warning("poll_lost", extra=about)
         sessions = [session for sid in room.sids if (session := self._sessions.get(sid)) is not None]
         room.sids.clear()
         put_out = [(session, self._put_out(session, room)) for session in sessions]

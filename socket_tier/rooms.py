@@ -27,7 +27,7 @@ from models.wire.polls import (
     poll_view,
     vote_update,
 )
-from socket_tier.cache import CachedRoom, Cache
+from socket_tier.cache import Cache, CachedRoom
 from socket_tier.commands import Commands
 from socket_tier.limits import Allowance, Limits, SessionVotes
 from socket_tier.metrics import NodeMetrics

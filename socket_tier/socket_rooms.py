@@ -97,7 +97,7 @@ class SocketRooms:
         self._ticker.forget(room_code)
 
     async def put_out(self, session: Session, code: str, participant_id: UUID | None) -> None:
-        """Out of a lost poll's rooms; not out of those that the socket has entered since, in another poll by its code."""
+        """Out of a lost poll's rooms; not out of those that the socket has entered since, of another poll."""
         left = [] if participant_id is None else [names.participant_room(participant_id)]
         if code not in session.rooms:
             left.append(names.poll_room(code))

@@ -2,12 +2,16 @@
 
 Browsers, nodes and Redis hold results and states that are newer than those in the database, and would drop what it says
 now as outdated. This makes every poll newer than they are, has Redis forget what it took from the database, and tells
-the nodes, which tell the browsers. It may run while votes are counted, and again and again; exit code 75 when the
-database, Redis or RabbitMQ is away.
+the nodes, which tell the browsers. Where Redis knows that host tokens were revoked since, they are revoked again. Polls
+that are gone are cleared by the nodes, which then register anew who is connected in the others. It may run while votes
+are counted, and again and again; exit code 75 when the database, Redis or RabbitMQ is away.
 """
 
 import logging
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import uuid4
 
 import redis
 
@@ -16,7 +20,8 @@ from models.database import DatabaseUnavailable, open_database
 from models.runtime import logs
 from models.runtime.clock import now_us
 from models.runtime.settings import Settings, load_or_exit
-from models.wire.notices import StateChanged
+from models.wire.commands import RevokeHosts
+from models.wire.notices import DatabaseRestored, HostsRevoked, StateChanged
 from models.wire.polls import PollSnapshot, PollState
 from workers.cache import open_redis
 from workers.database_gate import DatabaseGate
@@ -32,39 +37,67 @@ EX_TEMPFAIL = 75  # sysexits.h
 _POLLS_AT_ONCE = 200  # their rows are locked together
 
 
-def reinstate(gate: DatabaseGate, rooms: Rooms, notices: Notices) -> tuple[int, int]:
-    """How many polls there are, and of how many the nodes were told.
+@dataclass(frozen=True, slots=True)
+class Reinstated:
+    """How many polls there are, of how many the nodes were told, and whose host tokens were revoked again."""
 
-    :raises DatabaseUnavailable, redis.RedisError, Unconfirmed: do it again
-    """
-    polls = told = after = 0
+    polls: int
+    told: int
+    revoked: int
+
+
+def reinstate(gate: DatabaseGate, rooms: Rooms, notices: Notices) -> Reinstated:
+    """:raises DatabaseUnavailable, redis.RedisError, Unconfirmed: do it again"""
+    polls = after = 0
     shown: list[PollSnapshot] = []
+    revoked: list[PollSnapshot] = []
     while found := gate.call(lambda db: poll_store.raise_versions(db, after, _POLLS_AT_ONCE, now_us())):  # noqa: B023
         polls, after = polls + len(found), found[-1].poll_id
-        known = rooms.versions([poll.room_code for poll in found])
+        known = rooms.snapshots([poll.room_code for poll in found])
+        again = {poll.poll_id: poll for poll in _revoke_again(gate, found, known)}
+        revoked += again.values()
         # Nobody looks at a poll that is not open and not in Redis.
-        shown += [poll for poll, version in zip(found, known, strict=True) if version or poll.state is PollState.OPEN]
+        shown += [
+            again.get(poll.poll_id, poll)
+            for poll, before in zip(found, known, strict=True)
+            if before or poll.state is PollState.OPEN
+        ]
     # Before the nodes are told: one that reads a room again must not find there what is not true any more.
     rooms.forget_stored()
     for poll in shown:
         notices.tell_all_surely(StateChanged(NOBODY, poll, poll.state))
-        told += 1
-    return polls, told
+    for poll in revoked:
+        notices.tell_all_surely(HostsRevoked(uuid4(), poll))
+    notices.tell_all_surely(DatabaseRestored(now_us()))
+    return Reinstated(polls, len(shown), len(revoked))
+
+
+def _revoke_again(
+    gate: DatabaseGate, polls: Sequence[PollSnapshot], known: Sequence[PollSnapshot | None]
+) -> list[PollSnapshot]:
+    """Of these polls those whose host tokens were revoked after the moment, as Redis has known them until now."""
+    revoked = []
+    for poll, before in zip(polls, known, strict=True):
+        if before and before.poll_id == poll.poll_id and before.token_generation > poll.token_generation:
+            command = RevokeHosts(uuid4(), NOBODY, poll.poll_id, before.token_generation)
+            revoked.append(gate.call(lambda db: poll_store.revoke_hosts(db, command, now_us())))  # noqa: B023
+    return revoked
 
 
 def main() -> int:
     settings = load_or_exit()
     logs.configure(settings.log, service="votemill-after-restore", instance="restore", environment=settings.environment)
     try:
-        polls, told = _run(settings)
+        done = _run(settings)
     except (DatabaseUnavailable, redis.RedisError, Unconfirmed) as error:
         print(f"after-restore: {error}; run it again", file=sys.stderr)
         return EX_TEMPFAIL
-    print(f"{polls} polls stand as they are in the database now; nodes were told of {told} that somebody may look at")
+    print(f"{done.polls} polls stand as they are in the database now; nodes were told of {done.told} that somebody may")
+    print(f"look at; the host tokens of {done.revoked} were revoked again")
     return 0
 
 
-def _run(settings: Settings) -> tuple[int, int]:
+def _run(settings: Settings) -> Reinstated:
     metrics = WorkerMetrics(settings, "after-restore")
     gate = DatabaseGate(open_database(settings.database, "votemill-after-restore"), metrics)
     outbox = Outbox(settings.broker, metrics, "after-restore")

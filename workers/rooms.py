@@ -37,6 +37,9 @@ return 1
 _CHOICES_PER_CALL = 500
 
 
+_snapshot = msgspec.json.Decoder(PollSnapshot)
+
+
 class Outcome(IntEnum):
     """What became of a snapshot: stored, older than what is there, or its room isn't in Redis."""
 
@@ -128,6 +131,13 @@ class Rooms:
                 if stored:
                     self._redis.unlink(*stored)
                 more = cursor != 0
+
+    def snapshots(self, room_codes: Sequence[str]) -> list[PollSnapshot | None]:
+        """The polls that Redis has under these codes; None for a room that is missing."""
+        pipe = self._redis.pipeline(transaction=False)
+        for code in room_codes:
+            pipe.hget(names.room_key(code), "snapshot")
+        return [None if found is None else _snapshot.decode(found) for found in pipe.execute()]
 
     def versions(self, room_codes: Sequence[str]) -> list[int | None]:
         """The versions that Redis has; None for a room that is missing."""

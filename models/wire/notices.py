@@ -36,6 +36,12 @@ class HostsRevoked(msgspec.Struct, frozen=True, tag=True):
     poll: PollSnapshot
 
 
+class DatabaseRestored(msgspec.Struct, frozen=True, tag=True):
+    """To all nodes: the database is as it was at an earlier moment, and Redis has forgotten what came from it."""
+
+    at_us: int
+
+
 class PollClosing(msgspec.Struct, frozen=True, tag=True):
     """To all nodes, from the node that received a close: votes received after ``at_us`` are refused from now on.
 
@@ -163,6 +169,7 @@ Notice = (
     PollCreated
     | StateChanged
     | HostsRevoked
+    | DatabaseRestored
     | PollClosing
     | RoomRestored
     | ChoicesFetched

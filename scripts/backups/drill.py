@@ -2,6 +2,7 @@
 
 First PostgreSQL is killed and its files are deleted, as when its machine is lost: the newest moment of the archive is
 restored. Then, as after an operator's mistake, a moment of long before. Both times nodes, workers and browsers go on.
+Polls that were made after that moment are lost with it: their tokens, pages and queued votes must be good for nothing.
 Exit status: 0 all is right again, 1 something is not, 2 nothing to try it on.
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 import psycopg2
 
 from scripts.backups.backup import back_up
+from scripts.backups.lost_polls import Drilled, LostPolls
 from scripts.backups.restore import recount, restore_in_place
 from scripts.faults.guest import Guest
 from scripts.faults.load import OPTIONS, Load, Size, describe_findings
@@ -35,10 +37,6 @@ SETTLE_S = 60.0
 _BATCHES = "SELECT count(*) FROM applied_batches WHERE applied_at <= %s"
 _LAST_BEFORE = "SELECT max(applied_at) FROM applied_batches WHERE applied_at < %s"
 _NEWEST_VOTE_AGE_S = "SELECT extract(epoch FROM clock_timestamp() - max(submitted_at))::float8 FROM votes"
-
-
-class Drilled(Exception):
-    """It did not come back as it should."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +103,11 @@ class Drill:
             moment = self._mark()
             load.during(lambda: screen.vote(1))
             load.during(screen.close_poll)
+            lost = load.during(lambda: LostPolls(self._stack, self._ask_all))
             load.watch(self._seconds * (1 - MOMENT_AT))
             self._lose_everything(load)
             load.watch(AFTERWARDS_S)
-            self._go_back(load, moment, screen)
+            self._go_back(load, moment, screen, lost)
             load.watch(AFTERWARDS_S)
             result = load.settle(SETTLE_S)
         screen.guest.close()
@@ -135,9 +134,11 @@ class Drill:
         (last,) = self._ask(_LAST_BEFORE, datetime.fromtimestamp(lost_at).astimezone())
         say(f"RPO: {lost_at - last.timestamp():.1f} s of counted votes were not in the archive")
 
-    def _go_back(self, load: Load, moment: Marked, screen: Screen) -> None:
+    def _go_back(self, load: Load, moment: Marked, screen: Screen, lost: LostPolls) -> None:
         asked_at = time.time()
+        voting = lost.vote_into_the_queue()
         load.during(lambda: restore_in_place(self._stack.folder, moment.at))
+        voting.join()
         self._report(f"back to {moment.at:%H:%M:%S.%f}", asked_at, load)
         (batches,) = self._ask(_BATCHES, moment.at)
         if not moment.least <= batches <= moment.most:
@@ -145,6 +146,7 @@ class Drill:
         load.during(lambda: screen.shows([1, 0, 0, 0]))
         load.during(lambda: screen.vote(2))
         say(f"the {batches} batches of then are there; a screen shows what was restored, and goes on from there")
+        load.during(lost.check)
 
     def _report(self, what: str, since: float, load: Load) -> None:
         restored_s = time.time() - since
@@ -165,11 +167,15 @@ class Drill:
             raise Drilled("tallies and votes differ")
 
     def _ask(self, sql: str, *parameters: object) -> Any:
+        (row,) = self._ask_all(sql, *parameters)
+        return row
+
+    def _ask_all(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         connection = psycopg2.connect(self._stack.dsn, connect_timeout=5)
         try:
             with connection.cursor() as cursor:
                 cursor.execute(sql, parameters)
-                return cursor.fetchone()
+                return cursor.fetchall()
         finally:
             connection.close()
 

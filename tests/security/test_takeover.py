@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pika
 import psycopg2
 import pytest
+import redis
 
 from models.wire import names
 from models.wire.commands import ChangeState, ClaimHost, ExportRows
@@ -16,6 +18,7 @@ from models.wire.envelope import wrap
 from models.wire.polls import PollState
 from tests.security.conftest import Audited, GuardedNode
 from tests.socket_tier.conftest import NewBrowser
+from tests.socket_tier.extra_node import ExtraNode
 from tests.socket_tier.rest import Answer, Poll, Rest
 from tests.socket_tier.waiting import eventually
 
@@ -160,6 +163,37 @@ async def test_a_worker_refuses_what_a_node_let_through_before_it_had_heard(
         cursor.execute("SELECT browser_id FROM hosts WHERE poll_id = %s", (poll_id,))
         assert UUID(int=THIEF.int) not in [UUID(str(browser)) for (browser,) in cursor.fetchall()]
     connection.close()
+
+
+@pytest.mark.proves("FR-006", "FR-013")
+async def test_a_takeover_that_a_restore_has_lost_holds_again_and_no_token_of_it_means_another_one(
+    rest: Rest, node_urls: list[str], run_dir: Path, database_url: str, redis_url: str
+) -> None:
+    # Given a poll that was taken over twice, before a restore to a moment before both
+    poll = await rest.open_poll()
+    first = (await take_over(rest, poll, poll.host_token)).body["hostToken"]
+    await asyncio.sleep(1.1)  # a generation is a second
+    second = (await take_over(rest, poll, first)).body["hostToken"]
+    connection = psycopg2.connect(database_url)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE polls SET token_generation = 1 WHERE room_code = %s", (poll.code,))
+    connection.close()
+    redis.Redis.from_url(redis_url).delete(names.room_key(poll.code))
+    # When the host shows the token of the last one, at a node that knows nothing of all this
+    newcomer = ExtraNode("node-newcomer", run_dir / "log" / "node-newcomer.log")
+    try:
+        assert (await rest.change(poll, "closed", url=newcomer.url)).status == 200  # all that is known there
+        assert (await rest.change(poll, "closed", token=second, url=newcomer.url)).status == 200
+
+        # Then all earlier ones are void again
+        async def void() -> bool:
+            answers = [await rest.change(poll, "open", token=old, url=newcomer.url) for old in (poll.host_token, first)]
+            return [answer.status for answer in answers] == [403, 403]
+
+        await eventually(void, "the takeover to hold again", 30)
+    finally:
+        newcomer.stop()
+    assert (await rest.change(poll, "open", token=second, url=node_urls[0])).status == 200
 
 
 @pytest.mark.proves("FR-013")

@@ -14,7 +14,7 @@ from socket_tier.app import Node
 from tests.socket_tier import contract
 from tests.socket_tier.rest import Rest
 
-_SENT = ("POLL_STATE", "VOTE_UPDATE", "PARTICIPANT_", "VOTE_RE", "SESSION_", "RESULTS_")
+_SENT = ("POLL_STATE", "POLL_GONE", "VOTE_UPDATE", "PARTICIPANT_", "VOTE_RE", "SESSION_", "RESULTS_")
 
 
 @pytest.fixture

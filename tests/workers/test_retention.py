@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from models import poll_archive
 from models.database import Database, open_database
 from models.participant_store import register
 from models.poll_archive import IncompleteArchive
+from models.retention_store import RetiredPoll
 from models.runtime.settings import Settings
 from models.tables import TABLES
 from models.vote_store import store_batches
@@ -119,7 +121,7 @@ def check_archive(file: bytes, poll: PollSnapshot) -> None:
 
 
 def archived(archive: Path, poll: PollSnapshot) -> bytes:
-    (file,) = archive.glob(f"*/{poll.room_code}-{poll.poll_id}.jsonl.gz")
+    (file,) = archive.glob(f"*/{poll.room_code}-{poll.poll_id}-*.jsonl.gz")
     return file.read_bytes()
 
 
@@ -168,6 +170,13 @@ def s3() -> Iterator[str]:
     patched.undo()
 
 
+@pytest.mark.proves("FR-005", "FR-006")
+def test_an_older_poll_that_a_restore_brings_back_does_not_replace_its_archive() -> None:
+    documents = [{"created_at": "2026-10-26T08:00:00Z", "version": version} for version in (7, 6)]
+    whole, older = (RetiredPoll(1, "ABC234", document, datetime.now(UTC), archived=False) for document in documents)
+    assert poll_archive.file_name(older) != poll_archive.file_name(whole)
+
+
 @pytest.mark.proves("FR-005")
 def test_an_s3_compatible_store_keeps_it_too(database: Database, make: Make, s3: str) -> None:
     poll = expired_poll(database)
@@ -175,7 +184,7 @@ def test_an_s3_compatible_store_keeps_it_too(database: Database, make: Make, s3:
     client = boto3.client("s3", endpoint_url=s3)
     (found,) = client.list_objects_v2(Bucket="polls")["Contents"]
     assert found["Key"].startswith("of/2026/")
-    assert found["Key"].endswith(f"/{poll.room_code}-{poll.poll_id}.jsonl.gz")
+    assert f"/{poll.room_code}-{poll.poll_id}-" in found["Key"]
     check_archive(client.get_object(Bucket="polls", Key=found["Key"])["Body"].read(), poll)
 
 
