@@ -41,7 +41,7 @@ class AfterRestore:
         for room in self._rooms.in_use():
             for member in room.members.values():
                 member.choice = None
-        await self._states.catch_up()
+        await self._states.read_anew()
         registered = 0
         for room in self._rooms.in_use():
             registered += await self._register(room)

@@ -55,7 +55,8 @@ class StateChanges:
         self._reporting: set[tuple[int, int]] = set()
         rooms.on_changed = self._announce
         self._to_read: dict[int, Room] = {}
-        self._reading = False
+        self._all_read = asyncio.Event()
+        self._all_read.set()
         rooms.on_unread = self._read_soon
 
     def changed(self, notice: StateChanged) -> None:
@@ -110,11 +111,16 @@ class StateChanges:
         self._rooms.forget_unused()
         self._read_soon(*self._rooms.in_use(), *self._rooms.unread())
 
+    async def read_anew(self) -> None:
+        """``catch_up``; ends when each room in use has been read, or is gone."""
+        self.catch_up()
+        await self._all_read.wait()
+
     def _read_soon(self, *rooms: Room) -> None:
         for room in rooms:
             self._to_read[id(room)] = room
-        if self._to_read and not self._reading:
-            self._reading = True
+        if self._to_read and self._all_read.is_set():
+            self._all_read.clear()
             self._tasks.start(self._read_rooms(), "catch-up")
 
     async def _read_rooms(self) -> None:
@@ -132,7 +138,7 @@ class StateChanges:
                     log.error("catch_up_takes_long", extra={"rooms": len(self._to_read)})
                 await asyncio.sleep(_CATCH_UP_PAUSE_S)
         finally:
-            self._reading = False
+            self._all_read.set()
 
     async def _read_or_keep(self, room: Room) -> None:
         if not await self._read_again(room) and room.sids:
