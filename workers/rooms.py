@@ -91,6 +91,7 @@ class Rooms:
 
     def restore(self, poll: PollSnapshot, nicknames: Iterable[Sequence[tuple[str, UUID]]]) -> StoredRoom:
         """Put a whole room back: nicknames in chunks, the snapshot last. What is there already stays."""
+        self.make_way(poll)
         key = names.nicknames_key(poll.room_code)
         for chunk in nicknames:
             pipe = self._redis.pipeline(transaction=False)
@@ -131,6 +132,12 @@ class Rooms:
                 if stored:
                     self._redis.unlink(*stored)
                 more = cursor != 0
+
+    def make_way(self, poll: PollSnapshot) -> None:
+        """Take out what stands there for an earlier poll with the same room code: nobody has a nickname in this one."""
+        (known,) = self.snapshots([poll.room_code])
+        if known is not None and known.poll_id != poll.poll_id:
+            self.forget(poll.room_code)
 
     def snapshots(self, room_codes: Sequence[str]) -> list[PollSnapshot | None]:
         """The polls that Redis has under these codes; None for a room that is missing."""

@@ -63,6 +63,28 @@ def test_a_poll_is_stored_shown_and_answered(host, amqp, node, database, cache):
     assert given.stored(database, created.poll) == shown(cache, created.poll) == created.poll
 
 
+@pytest.mark.proves("FR-006")
+def test_a_new_poll_inherits_nothing_of_a_lost_one_with_its_room_code(
+    host, amqp, node, database, cache, settings, monkeypatch
+):
+    # Given what Redis keeps of a poll that the database has lost, with a clock that was ahead
+    lost = given.open_poll(database)
+    with database.transaction():
+        database.execute("DELETE FROM polls WHERE id = %s", (lost.poll_id,))
+    rooms = Rooms(redis.Redis.from_url(settings.redis.url), 60)
+    rooms.store([msgspec.structs.replace(lost, version=given.now_us() + 3_600_000_000)], create=True)
+    for key in (names.nicknames_key, names.choices_key, names.claim_key):
+        cache.hset(key(lost.room_code), "ada", "1")
+    # When the next poll gets its code
+    monkeypatch.setattr(poll_store, "new_room_code", lambda: lost.room_code)
+    amqp.send(given.create_command(node.id))
+    made = node.hears(PollCreated).poll
+    # Then it is shown, and nothing of the other one is left
+    assert (made.room_code, made.poll_id != lost.poll_id) == (lost.room_code, True)
+    assert shown(cache, made) == made
+    assert cache.keys(f"room:{made.room_code}*") == [names.room_key(made.room_code)]
+
+
 def test_a_request_whose_caller_has_stopped_waiting_is_dropped(host, amqp, queues, node):
     late = msgspec.structs.replace(given.create_command(node.id), deadline_us=given.now_us() - 6_000_000)
     amqp.send(late)

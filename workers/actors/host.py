@@ -134,6 +134,8 @@ class HostActors:
             return
         try:
             # A new poll has no nicknames that would have to be there first.
+            if new:
+                self._rooms.make_way(poll)
             self._rooms.store([poll], create=new)
         except redis.RedisError as error:
             self._results.redis_ok = False  # until the publisher, which tries this poll again, gets through
