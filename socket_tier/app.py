@@ -43,6 +43,7 @@ from socket_tier.key_watch import KeyWatch
 from socket_tier.limits import Limits
 from socket_tier.lost_polls import LostPolls
 from socket_tier.metrics import NodeMetrics
+from socket_tier.nicknames import Nicknames
 from socket_tier.payloads import Payloads
 from socket_tier.presence import Presence
 from socket_tier.redis_pipeline import RedisPipeline
@@ -105,7 +106,7 @@ class Node:
         )
         self.registrations: Batcher[Registration] = Batcher(
             self.publisher,
-            lambda items: RegisterParticipants(tuple(items)),
+            lambda items: RegisterParticipants(tuple(items), reply_to=self.inbox.address),
             max_items=settings.batch.max_votes,
             max_wait_s=settings.batch.max_wait_s,
             capacity=settings.batch.capacity_votes,
@@ -118,6 +119,16 @@ class Node:
         self.redis = RedisPipeline(settings.redis, self.metrics)
         self.shared_limits = SharedLimits(settings.redis, self.limits, self.metrics)
         self.cache = Cache(self.redis, settings.redis.room_ttl_s)
+        timeout_s = settings.broker.publish_timeout_s
+        self.nicknames = Nicknames(
+            self.cache,
+            self.node_id,
+            self.metrics,
+            # A refused join has given its nickname back by then, unless the answer never came.
+            reserve_s=timeout_s * 2,
+            # A node that is not dead, and has nothing left that waits for its confirm.
+            settle_s=max(settings.room.node_timeout_s, timeout_s + 1),
+        )
         self.clock_watch = ClockWatch(clock, self.cache, self.metrics, settings.clock.max_error_s)
         self.live = LiveSettings(settings)
         self.admin = Admin(settings.security.admin_token, self.cache, self.live, self.audit)
@@ -167,6 +178,7 @@ class Node:
             rooms=self.rooms,
             presence=self.presence,
             choices=self.choices,
+            nicknames=self.nicknames,
             registrations=self.registrations,
             tokens=self.tokens,
             audit=self.audit,
@@ -396,6 +408,7 @@ class Node:
             keep_running(work, name)
             for name, work in (
                 ("choices", self.choices.run()),
+                ("nicknames", self.nicknames.run()),
                 ("vote-results", self.vote_results.run()),
                 ("unanswered", self.buffer.run_asking()),
                 ("timed-closes", self.states.run_clock()),
@@ -407,6 +420,7 @@ class Node:
         await self.buffer.close(_STOP_TIMEOUT_S)
         self.registrations.flush()
         await self.choices.write()
+        await self.nicknames.write()
         await self.upkeep.say_alive(stopped=True)
         await _stop(running)
         await asyncio.to_thread(self.metrics.flush)
@@ -427,6 +441,8 @@ class Node:
 
     def _on_notice(self, notice: notices.Notice) -> None:
         match notice:
+            case notices.RegistrationsStored():
+                self.nicknames.stored(notice.participant_ids)
             case notices.BatchApplied():
                 self.vote_results.applied(notice)
             case notices.StateChanged():

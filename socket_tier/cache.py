@@ -6,7 +6,7 @@ decides what goes on without.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -16,32 +16,107 @@ from models.runtime.live_settings import Changes
 from models.wire import names
 from models.wire.choices import STORE_CHOICES, packed, refused_field
 from models.wire.loads import NodeLoad, SharedTime
+from models.wire.nicknames import HOLD_NICKNAMES, NICKNAMES_OUTLIVE_S
 from models.wire.polls import BrowserRole, PollSnapshot
 from socket_tier.redis_pipeline import RedisPipeline, Script
+from socket_tier.refusals import CacheUnavailable
 
-# Takes a nickname for a participant. KEYS: room, nicknames, choices. ARGV: nickname key, participant, limit, seconds to
-# live.
-# Answers 1 taken by this participant, 0 held by another, -1 the room isn't in the cache, -2 the room is full.
+# Reserves a nickname for a participant. KEYS: room, nicknames, choices, reserved, heard, since. ARGV: nickname key,
+# participant, limit, seconds to live, milliseconds that the reservation lasts, milliseconds that nodes have to put back
+# what an emptied Redis lacks.
+# Answers 1 taken by this participant, 0 held by another, -1 the room isn't in the cache, -2 the room is full, -3 that
+# depends on a reservation, -4 nodes may still put nicknames back.
 # The room's existence is checked in the same step: in an emptied cache every nickname would look free.
+# A reservation is over when every node has told what it knew after the deadline: a node that Redis was away from must
+# first be able to say that the participant is registered. Ten minutes later it is over in any case.
 _TAKE_NICKNAME = Script("""
-if redis.call('HEXISTS', KEYS[1], 'version') == 0 then return -1 end
+local room = redis.call('HMGET', KEYS[1], 'version', 'restored')
+if not room[1] then return -1 end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if room[2] then
+  redis.call('SET', KEYS[6], now, 'NX')
+  if now - redis.call('GET', KEYS[6]) < tonumber(ARGV[6]) then return -4 end
+end
+local function over(deadline)
+  if deadline > now then return false end
+  local silent = redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  return not silent[2] or deadline <= tonumber(silent[2]) or deadline + 600000 < now
+end
+local function free(participant, nickname)
+  if redis.call('HGET', KEYS[2], nickname) == participant then redis.call('HDEL', KEYS[2], nickname) end
+  redis.call('HDEL', KEYS[3], participant)
+  redis.call('HDEL', KEYS[4], participant)
+end
+local function free_all()
+  local flat, first = redis.call('HGETALL', KEYS[4]), nil
+  for i = 1, #flat, 2 do
+    local deadline, nickname = string.match(flat[i + 1], '^(%d+) (.*)$')
+    if deadline and over(tonumber(deadline)) then
+      free(flat[i], nickname)
+    elseif deadline then
+      first = math.min(first or tonumber(deadline), tonumber(deadline))
+    end
+  end
+  if first then redis.call('HSET', KEYS[4], '-', first) else redis.call('HDEL', KEYS[4], '-') end
+end
+local function reserved(participant)
+  local known = redis.call('HGET', KEYS[4], participant)
+  return known and tonumber(string.match(known, '^%d+'))
+end
 local holder = redis.call('HGET', KEYS[2], ARGV[1])
-if holder and holder ~= ARGV[2] then return 0 end
+if holder and holder ~= ARGV[2] then
+  local deadline = reserved(holder)
+  if not deadline then return 0 end
+  if not over(deadline) then return -3 end
+  free(holder, ARGV[1])
+  holder = false
+end
 if not holder then
-  if redis.call('HLEN', KEYS[2]) >= tonumber(ARGV[3]) then return -2 end
+  local limit = tonumber(ARGV[3])
+  if redis.call('HLEN', KEYS[2]) >= limit then
+    if over(tonumber(redis.call('HGET', KEYS[4], '-')) or math.huge) then free_all() end
+  end
+  local taken = redis.call('HLEN', KEYS[2])
+  if taken >= limit then
+    return taken - math.max(0, redis.call('HLEN', KEYS[4]) - 1) < limit and -3 or -2
+  end
   redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+end
+if not holder or reserved(ARGV[2]) then
+  local deadline = now + ARGV[5]
+  redis.call('HSET', KEYS[4], ARGV[2], string.format('%d %s', deadline, ARGV[1]))
+  redis.call('HSETNX', KEYS[4], '-', deadline)
+  redis.call('EXPIRE', KEYS[4], ARGV[4])
 end
 redis.call('HSETNX', KEYS[3], ARGV[2], '-1:0')
 redis.call('EXPIRE', KEYS[3], ARGV[4])
 return 1
 """)
 
-# KEYS: nicknames, choices. ARGV: nickname key, participant.
-_RELEASE_NICKNAME = Script("""
-if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
-  redis.call('HDEL', KEYS[1], ARGV[1])
-  redis.call('HDEL', KEYS[2], ARGV[2])
+# Ends reservations; whoever is registered keeps the nickname. KEYS: nicknames, choices, reserved. ARGV: nickname key,
+# participant, ... and so on.
+_RELEASE_NICKNAMES = Script("""
+for i = 1, #ARGV, 2 do
+  if redis.call('HDEL', KEYS[3], ARGV[i + 1]) == 1 then
+    if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', KEYS[1], ARGV[i]) end
+    redis.call('HDEL', KEYS[2], ARGV[i + 1])
+  end
 end
+""")
+
+_HOLD_NICKNAMES = Script(HOLD_NICKNAMES)
+
+# KEYS: heard, since. ARGV: node, 1 for one that has told everything. Answers 0 when the node isn't known.
+_NICKNAMES_TOLD = Script("""
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('SET', KEYS[2], now, 'NX')
+if ARGV[2] == '1' then
+  redis.call('ZADD', KEYS[1], now, ARGV[1])
+  return 1
+end
+return redis.call('ZADD', KEYS[1], 'XX', 'CH', now, ARGV[1])
 """)
 
 _STORE_CHOICES = Script(STORE_CHOICES)
@@ -153,9 +228,19 @@ class RoomFull(Exception):
     """The room has as many participants as the settings allow."""
 
 
+class NicknameUndecided(Exception):
+    """Somebody else is about to have it, or the last place; that may fail."""
+
+
 class RoomNotCached(Exception):
     """Redis doesn't know the room; a worker has to restore it first."""
 
+
+class NicknamesUnsettled(CacheUnavailable):
+    """Redis was emptied a moment ago: nodes may still have to put this room's nicknames back."""
+
+
+_NOT_TAKEN = {0: NicknameTaken, -1: RoomNotCached, -2: RoomFull, -3: NicknameUndecided, -4: NicknamesUnsettled}
 
 _snapshot = msgspec.json.Decoder(PollSnapshot)
 _shared_time = msgspec.json.Decoder(SharedTime)
@@ -172,6 +257,7 @@ class Cache:
 
     def __init__(self, pipeline: RedisPipeline, room_ttl_s: int) -> None:
         self._room_ttl_s = room_ttl_s
+        self._nicknames_ttl_s = room_ttl_s + NICKNAMES_OUTLIVE_S
         self._call = pipeline.call
 
     async def ping_ms(self) -> float:
@@ -198,23 +284,47 @@ class Cache:
         """Remember a close that is durable at the broker, for nodes that learn of the room later."""
         await self._call(1, names.room_key(room_code), at_us, script=_NOTE_CLOSING)
 
-    async def take_nickname(self, room_code: str, nickname_key: str, participant_id: UUID, limit: int) -> None:
-        """:raises NicknameTaken, RoomFull, RoomNotCached, CacheUnavailable:"""
-        keys = (names.room_key(room_code), names.nicknames_key(room_code), names.choices_key(room_code))
-        answer = await self._call(
-            3, *keys, nickname_key, participant_id.hex, limit, self._room_ttl_s, script=_TAKE_NICKNAME
-        )
-        if answer == 0:
-            raise NicknameTaken
-        if answer == -1:
-            raise RoomNotCached
-        if answer == -2:
-            raise RoomFull
+    async def take_nickname(
+        self,
+        room_code: str,
+        nickname_key: str,
+        participant_id: UUID,
+        limit: int,
+        *,
+        reserve_s: float,
+        settle_s: float = 0,
+    ) -> None:
+        """Reserve a nickname for ``reserve_s`` seconds, at least. In a room that was restored nobody gets one before
+        nodes had ``settle_s`` seconds to put back what Redis has lost.
 
-    async def release_nickname(self, room_code: str, nickname_key: str, participant_id: UUID) -> None:
-        """Give back a nickname that was taken for a join that failed."""
-        keys = (names.nicknames_key(room_code), names.choices_key(room_code))
-        await self._call(2, *keys, nickname_key, participant_id.hex, script=_RELEASE_NICKNAME)
+        :raises NicknameTaken, RoomFull, NicknameUndecided, RoomNotCached, CacheUnavailable:
+        """
+        of_room = (names.room_key, names.nicknames_key, names.choices_key, names.reserved_key)
+        keys = (*(key(room_code) for key in of_room), names.NICKNAMES_HEARD_KEY, names.NICKNAMES_SINCE_KEY)
+        times_ms = (round(reserve_s * 1000), round(settle_s * 1000))
+        answer = await self._call(
+            6, *keys, nickname_key, participant_id.hex, limit, self._room_ttl_s, *times_ms, script=_TAKE_NICKNAME
+        )
+        if answer != 1:
+            raise _NOT_TAKEN[answer]()
+
+    async def release_nicknames(self, room_code: str, nicknames: Iterable[tuple[str, UUID]]) -> None:
+        """Give back (nickname key, participant) that were reserved for joins that failed."""
+        keys = (names.nicknames_key(room_code), names.choices_key(room_code), names.reserved_key(room_code))
+        await self._call(3, *keys, *_flat(nicknames), script=_RELEASE_NICKNAMES)
+
+    async def hold_nicknames(self, room_code: str, nicknames: Iterable[tuple[str, UUID]]) -> None:
+        """These participants, (nickname key, participant), are registered: theirs is no reservation any more."""
+        keys = (names.nicknames_key(room_code), names.reserved_key(room_code))
+        await self._call(2, *keys, self._nicknames_ttl_s, *_flat(nicknames), script=_HOLD_NICKNAMES)
+
+    async def nicknames_told(self, node_id: UUID, *, all_of_them: bool = False) -> bool:
+        """Say that Redis has been told of all of this node's nicknames that had been registered by now.
+
+        False when Redis doesn't know the node: it may lack those of before as well. ``all_of_them``: it doesn't.
+        """
+        keys = (names.NICKNAMES_HEARD_KEY, names.NICKNAMES_SINCE_KEY)
+        return bool(await self._call(2, *keys, node_id.hex, int(all_of_them), script=_NICKNAMES_TOLD))
 
     async def choice(self, room_code: str, participant_id: UUID) -> tuple[StoredChoice | None, int]:
         """A participant's last acked choice, None when Redis doesn't know whether there is one; and the seq of the
@@ -288,6 +398,7 @@ class Cache:
 
     async def forget_node(self, node_id: UUID) -> None:
         await self._call("DEL", names.node_present_key(node_id))
+        await self._call("ZREM", names.NICKNAMES_HEARD_KEY, node_id.hex)
         await self._call("ZREM", names.NODES_ALIVE_KEY, node_id.hex)
 
     async def claim_room(self, room_code: str, browser_id: UUID, ttl_s: int) -> bool:
@@ -305,6 +416,11 @@ class Cache:
         if fields.pop(names.BROWSER_COMPLETE.encode(), None) is None:
             return None
         return [_role.decode(value) for value in fields.values()]
+
+    async def known_browser_roles(self, browser_id: UUID) -> list[BrowserRole]:
+        """As much as Redis knows of what a cookie stands for."""
+        fields = await self._fields(names.browser_key(browser_id))
+        return [_role.decode(value) for field, value in fields.items() if field != names.BROWSER_COMPLETE.encode()]
 
     async def add_browser_role(self, browser_id: UUID, role: BrowserRole, *, complete: bool) -> None:
         """``complete``: the browser is new, so what Redis holds is all there is."""
@@ -325,3 +441,9 @@ class Cache:
         arguments = (f"{room_code}:{participant_id.hex}", participant_id.hex, nickname, self._room_ttl_s)
         net, present = await self._call(2, *keys, *arguments, script=script)
         return bool(net), present
+
+
+def _flat(nicknames: Iterable[tuple[str, UUID]]) -> Iterator[str]:
+    for nickname_key, participant_id in nicknames:
+        yield nickname_key
+        yield participant_id.hex

@@ -1,5 +1,6 @@
 """How a browser becomes a participant, and becomes the same one again."""
 
+import asyncio
 import logging
 import sys
 from dataclasses import dataclass
@@ -17,15 +18,16 @@ from models.wire.nicknames import nickname_key
 from models.wire.polls import BrowserRole
 from socket_tier.audit import Audit
 from socket_tier.batcher import Batcher
-from socket_tier.cache import Cache, NicknameTaken, RoomFull, RoomNotCached
+from socket_tier.cache import Cache, NicknameTaken, NicknameUndecided, RoomFull, RoomNotCached
 from socket_tier.choices import Choices
 from socket_tier.host_tokens import OTHER_POLL
 from socket_tier.limits import Limits
 from socket_tier.metrics import NodeMetrics
+from socket_tier.nicknames import Nickname, Nicknames
 from socket_tier.payloads import JoinRoom
 from socket_tier.presence import Presence
 from socket_tier.recent_votes import RecentVotes
-from socket_tier.refusals import BrokerUnavailable, CacheUnavailable, Invalid, Refused, poll_not_found
+from socket_tier.refusals import BrokerUnavailable, CacheUnavailable, Invalid, NotDecided, Refused, poll_not_found
 from socket_tier.rooms import Member, Room, Rooms
 from socket_tier.sessions import Session
 from socket_tier.shedding import Shedding
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 
 
 _JOINS_PER_TURN = 20
+# Most joins that are under way are decided within milliseconds.
+_UNDECIDED_PAUSES_S = (0.03, 0.06, 0.12, 0.24, 0.48)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Joining:
         rooms: Rooms,
         presence: Presence,
         choices: Choices,
+        nicknames: Nicknames,
         registrations: Batcher[Registration],
         tokens: Tokens,
         audit: Audit,
@@ -68,6 +73,7 @@ class Joining:
         self._rooms = rooms
         self._presence = presence
         self._choices = choices
+        self._nicknames = nicknames
         self._registrations = registrations
         self._tokens = tokens
         self._audit = audit
@@ -208,7 +214,7 @@ class Joining:
         """
         if session.browser_id is not None:
             try:
-                session.roles = await self._cache.browser_roles(session.browser_id) or session.roles
+                session.roles = await self._cache.known_browser_roles(session.browser_id) or session.roles
             except CacheUnavailable:
                 log.info("browser_roles_not_read")
             identity = self._from_cookie(session, room, key)
@@ -217,38 +223,53 @@ class Joining:
         raise Invalid("Nickname already taken", "nickname_taken", status=409)
 
     async def _register(self, session: Session, room: Room, nickname: str, key: str) -> _Identity:
-        # The same id when this socket tries again: Redis may have taken the name although the answer was lost.
-        participant_id = session.applied_as.setdefault((room.code, key), uuid7())
-        limit = min(self._settings.room.max_participants, room.poll.rules.max_participants or sys.maxsize)
-        try:
-            try:
-                await self._cache.take_nickname(room.code, key, participant_id, limit)
-            except RoomNotCached:
-                if (await self._rooms.restore(room.code)).poll.poll_id != room.poll.poll_id:
-                    raise poll_not_found() from None
-                await self._cache.take_nickname(room.code, key, participant_id, limit)
-        except RoomFull:
-            raise Invalid("Room is full", "room_full", status=409) from None
-        except RoomNotCached:
-            raise CacheUnavailable() from None
-        registration = Registration(room.poll.poll_id, participant_id, nickname, key, now_us(), session.browser_id)
+        # The same id when this socket tries again: a worker may register it although the broker's answer was lost.
+        participant_id = session.applied_as.pop((room.code, key), None) or uuid7()
+        reserved = Nickname(room.code, key, participant_id)
+        await self._reserve(room, reserved)
+        registration = Registration(
+            room.poll.poll_id, participant_id, nickname, key, now_us(), session.browser_id, room.code
+        )
         try:
             await self._registrations.add(registration)
         except Refused as refusal:
-            if not (isinstance(refusal, BrokerUnavailable) and refusal.unclear):
-                await self._release(room, key, participant_id)
+            if isinstance(refusal, BrokerUnavailable) and refusal.unclear:
+                session.applied_as[room.code, key] = participant_id
+                self._nicknames.leave_open(reserved)
+            else:
+                self._nicknames.release(reserved)
             raise
+        self._nicknames.hold(reserved)
         session.applied_as.clear()
         if session.browser_id is not None:
             await self._remember(session, room, participant_id, nickname)
         return _Identity(participant_id, nickname)
 
-    async def _release(self, room: Room, key: str, participant_id: UUID) -> None:
-        """The join failed: the name must not stay taken by somebody who isn't there."""
+    async def _reserve(self, room: Room, nickname: Nickname) -> None:
+        """:raises NicknameTaken:
+        :raises Refused:
+        """
+        limit = min(self._settings.room.max_participants, room.poll.rules.max_participants or sys.maxsize)
         try:
-            await self._cache.release_nickname(room.code, key, participant_id)
-        except CacheUnavailable:
-            log.info("nickname_not_released")
+            try:
+                await self._reserve_decided(nickname, limit)
+            except RoomNotCached:
+                if (await self._rooms.restore(room.code)).poll.poll_id != room.poll.poll_id:
+                    raise poll_not_found() from None
+                await self._reserve_decided(nickname, limit)
+        except RoomFull:
+            raise Invalid("Room is full", "room_full", status=409) from None
+        except RoomNotCached:
+            raise CacheUnavailable() from None
+
+    async def _reserve_decided(self, nickname: Nickname, limit: int) -> None:
+        """:raises NotDecided: it still depends on somebody else's join"""
+        for pause_s in _UNDECIDED_PAUSES_S:
+            try:
+                return await self._nicknames.reserve(nickname, limit)
+            except NicknameUndecided:
+                await asyncio.sleep(pause_s)
+        raise NotDecided()
 
     async def _remember(self, session: Session, room: Room, participant_id: UUID, nickname: str) -> None:
         """What the cookie stands for. Stored durably by the registration; here only for a quicker resume."""

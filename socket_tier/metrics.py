@@ -55,6 +55,7 @@ COUNTERS = {
     "joins.refused": "joins refused",
     "events.failed": "events that ended in an unexpected error: a bug, look at the log",
     "requests.failed": "HTTP requests that ended in an unexpected error",
+    "nicknames.forgotten": "nicknames that this node keeps in mind no longer, since too many wait to be stored or told",
     "shed.newcomers": "joins and new polls refused because this node is overloaded",
     "shed.read_only": "what would have changed something while an operator has switched to read-only",
     "shed.votes": "votes refused because this node's event loop is far behind",

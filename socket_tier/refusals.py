@@ -84,6 +84,13 @@ class CacheUnavailable(ComeBackLater):
         super().__init__("The service is busy, please try again", "cache_unavailable", retry_after_s)
 
 
+class NotDecided(ComeBackLater):
+    """The nickname, or the last place, may become free: somebody else's join is under way, or was cut off."""
+
+    def __init__(self, retry_after_s: float = 2.0) -> None:
+        super().__init__("The service is busy, please try again", "not_decided", retry_after_s)
+
+
 class WorkersUnavailable(ComeBackLater):
     """No worker answered in time, or none can reach the database."""
 

@@ -62,7 +62,7 @@ COUNTERS = {
     "retention.archived": "Polls of which a copy was put into the archive first.",
     "retention.rows": "Rows deleted: of such polls, old participants, audit entries and bookkeeping.",
     "retention.failed": "Polls that could not be archived and therefore stay; the log says why.",
-    "restores.not_cached": "Rooms and cookies answered to a node but not written to Redis, which is away.",
+    "restores.not_cached": "Rooms, cookies and nicknames that the database has but Redis, which is away, has not got.",
     "queues.not_read": "Looks at RabbitMQ's queues that failed; their levels are unknown until the next.",
     "tallies.checked": "Polls whose votes were counted again; 0 for long means that nobody looks.",
     "tallies.wrong": "Polls whose tally was not what their votes say, each time it is found: scripts/recount --fix.",

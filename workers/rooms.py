@@ -11,14 +11,16 @@ import redis
 from models.runtime.live_settings import Changes
 from models.wire import names
 from models.wire.choices import STORE_CHOICES, packed
+from models.wire.commands import Registration
 from models.wire.loads import SharedTime
+from models.wire.nicknames import HOLD_NICKNAMES, NICKNAMES_OUTLIVE_S
 from models.wire.polls import BrowserRole, PollSnapshot
 
 _MOST_HOSTS = 1_000_000  # of a poll
-_NICKNAMES_OUTLIVE_S = 86_400  # so that a room never stands there without its nicknames
+_NICKNAMES_PER_CALL = 500
 
-# KEYS: room, nicknames. ARGV: version, snapshot, state_changed_at_us, ttl_s, nicknames' ttl_s, may create (1 or 0),
-# hosting: who hosts a poll whose totals are final changes without another version.
+# KEYS: room, nicknames. ARGV: version, snapshot, state_changed_at_us, ttl_s, nicknames' ttl_s, may create (0, 1, or 2
+# for a room that was there before), hosting: who hosts a poll whose totals are final changes without another version.
 # Versions are microseconds and stay exact in Lua's doubles until the year 2255.
 _STORE = """
 local known = redis.call('HGET', KEYS[1], 'version')
@@ -26,6 +28,7 @@ if not known and ARGV[6] == '0' then return -2 end
 if known and tonumber(known) > tonumber(ARGV[1]) then return -1 end
 local hosting = redis.call('HGET', KEYS[1], 'hosting')
 if known == ARGV[1] and hosting and tonumber(hosting) > tonumber(ARGV[7]) then return -1 end
+if not known and ARGV[6] == '2' then redis.call('HSET', KEYS[1], 'restored', 1) end
 redis.call('HSET', KEYS[1], 'version', ARGV[1], 'snapshot', ARGV[2], 'hosting', ARGV[7])
 local closing = redis.call('HGET', KEYS[1], 'closing_us')
 if closing and tonumber(ARGV[3]) >= tonumber(closing) then redis.call('HDEL', KEYS[1], 'closing_us') end
@@ -61,13 +64,17 @@ class Rooms:
         self._redis = client
         self._ttl_s = ttl_s
         self._store = client.register_script(_STORE)
+        self._hold_nicknames = client.register_script(HOLD_NICKNAMES)
         self._store_choices = client.register_script(STORE_CHOICES)
 
     def store(self, polls: Sequence[PollSnapshot], *, create: bool = False) -> list[StoredRoom]:
         """Store snapshots unless newer ones are there, in one round trip.
 
-        ``create`` only when the room's nicknames are in Redis: that a room is there says that it is complete.
+        ``create`` only for a new poll, which nobody has joined: that a room is there says that it is complete.
         """
+        return self._store_all(polls, int(create))
+
+    def _store_all(self, polls: Sequence[PollSnapshot], create: int) -> list[StoredRoom]:
         pipe = self._redis.pipeline(transaction=False)
         for poll in polls:
             code = poll.room_code
@@ -78,8 +85,8 @@ class Rooms:
                     msgspec.json.encode(poll),
                     poll.state_changed_at_us,
                     self._ttl_s,
-                    self._ttl_s + _NICKNAMES_OUTLIVE_S,
-                    int(create),
+                    self._ttl_s + NICKNAMES_OUTLIVE_S,
+                    create,
                     poll.token_generation * _MOST_HOSTS + len(poll.host_browsers),
                 ],
                 client=pipe,
@@ -90,7 +97,12 @@ class Rooms:
         return [StoredRoom(Outcome(outcome), present) for outcome, present in pairs]
 
     def restore(self, poll: PollSnapshot, nicknames: Iterable[Sequence[tuple[str, UUID]]]) -> StoredRoom:
-        """Put a whole room back: nicknames in chunks, the snapshot last. What is there already stays."""
+        """Put a whole room back: nicknames in chunks, the snapshot last. What is there already stays.
+
+        Nodes may know of nicknames that the database hasn't got yet. The mark that it is restored lets them take nobody
+        new before each had time to put those back (socket_tier.nicknames); before the nicknames are read here, whoever
+        stored one has written it to Redis.
+        """
         self.make_way(poll)
         key = names.nicknames_key(poll.room_code)
         for chunk in nicknames:
@@ -98,7 +110,33 @@ class Rooms:
             for nickname_key, participant_id in chunk:
                 pipe.hsetnx(key, nickname_key, participant_id.hex)
             pipe.execute()
-        return self.store([poll], create=True)[0]
+        return self._store_all([poll], 2)[0]
+
+    def hold_nicknames(self, registrations: Iterable[Registration]) -> None:
+        """Make nicknames durable whose participants are registered, or will be, and let their browsers resume them."""
+        by_room: dict[str, list[Registration]] = {}
+        for one in registrations:
+            if one.room_code:
+                by_room.setdefault(one.room_code, []).append(one)
+        pipe = self._redis.pipeline(transaction=False)
+        for room_code, together in by_room.items():
+            keys = [names.nicknames_key(room_code), names.reserved_key(room_code)]
+            for start in range(0, len(together), _NICKNAMES_PER_CALL):
+                some = together[start : start + _NICKNAMES_PER_CALL]
+                flat = [part for one in some for part in (one.nickname_key, one.participant_id.hex)]
+                self._hold_nicknames(keys=keys, args=[self._ttl_s + NICKNAMES_OUTLIVE_S, *flat], client=pipe)
+            for one in together:
+                self._add_role(pipe, one)
+        pipe.execute()
+
+    def _add_role(self, pipe: redis.client.Pipeline, one: Registration) -> None:
+        if one.browser_id is not None:
+            key, field = names.browser_key(one.browser_id), names.browser_field(one.room_code, one.participant_id)
+            role = BrowserRole(
+                one.poll_id, one.room_code, one.participant_id, one.nickname, joined_at_us=one.joined_at_us
+            )
+            pipe.hsetnx(key, field, msgspec.json.encode(role))
+            pipe.expire(key, self._ttl_s)
 
     def store_choices(self, choices: Mapping[str, Sequence[tuple[str, int, int]]], *, add: bool) -> None:
         """By room code: participant's id in hex, option (or ``NOT_COUNTED``) and seq each, and what they replace as in
@@ -118,7 +156,8 @@ class Rooms:
 
     def forget(self, room_code: str) -> None:
         """Take out everything that stands there for a room whose poll is gone."""
-        keys = (names.room_key, names.nicknames_key, names.choices_key, names.present_key, names.claim_key)
+        keys = [names.room_key, names.nicknames_key, names.reserved_key]
+        keys += [names.choices_key, names.present_key, names.claim_key]
         self._redis.delete(*(key(room_code) for key in keys))
 
     def forget_stored(self) -> None:

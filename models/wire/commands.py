@@ -104,7 +104,8 @@ class RevokeHosts(msgspec.Struct, frozen=True):
 
 
 class Registration(msgspec.Struct, frozen=True, array_like=True):
-    """One participant as it joined. ``browser_id`` is the cookie that may resume it."""
+    """One participant as it joined. ``browser_id`` is the cookie that may resume it. ``room_code``: "" of a node of an
+    earlier version."""
 
     poll_id: int
     participant_id: UUID
@@ -112,13 +113,18 @@ class Registration(msgspec.Struct, frozen=True, array_like=True):
     nickname_key: str
     joined_at_us: int
     browser_id: UUID | None = None
+    room_code: str = ""
 
 
 class RegisterParticipants(msgspec.Struct, frozen=True):
-    """Store participants that have joined. Idempotent. A nickname already held by another is stored as a conflict."""
+    """Store participants that have joined. Idempotent. A nickname already held by another is stored as a conflict.
+
+    Answered to the reply queue of ``reply_to`` with ``RegistrationsStored``; a node of an earlier version has none.
+    """
 
     registrations: tuple[Registration, ...]
     format: int = FORMAT
+    reply_to: UUID | None = None
 
 
 class Sighting(msgspec.Struct, frozen=True, array_like=True):

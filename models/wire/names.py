@@ -45,13 +45,27 @@ REFUSED = "refused"
 
 # Redis holds only what can be rebuilt from Postgres and from the living nodes.
 def room_key(room_code: str) -> str:
-    """Hash: ``version`` and ``snapshot`` (JSON of PollSnapshot), ``closing_us`` while a close is not applied yet."""
+    """Hash: ``version`` and ``snapshot`` (JSON of PollSnapshot), ``closing_us`` while a close is not applied yet;
+    ``restored``, when it did not come to be with the poll, but was read back from the database."""
     return f"room:{room_code}"
 
 
 def nicknames_key(room_code: str) -> str:
-    """Hash: folded nickname -> participant id (hex). Arbitrates who has a nickname."""
+    """Hash: folded nickname -> participant id (hex). Arbitrates who has a nickname, for good or as ``reserved_key``
+    says."""
     return f"room:{room_code}:nicknames"
+
+
+def reserved_key(room_code: str) -> str:
+    """Hash: participant id (hex) -> ``"deadline nickname"`` for nicknames that are taken and not yet registered, the
+    deadline in milliseconds by Redis' clock; ``-`` -> a time before which none of them ends."""
+    return f"room:{room_code}:reserved"
+
+
+# Of no room: under their prefix, so that whatever takes out all rooms takes these out, too.
+# Sorted set: node id (hex) -> when it had last told of all the nicknames that it knew, by Redis' clock.
+NICKNAMES_HEARD_KEY = "room:-:heard"
+NICKNAMES_SINCE_KEY = "room:-:since"  # string: when somebody first found Redis without it, likewise in milliseconds
 
 
 def choices_key(room_code: str) -> str:

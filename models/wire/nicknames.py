@@ -1,6 +1,18 @@
-"""Which nicknames are the same person's name to a reader."""
+"""Which nicknames are the same person's name to a reader, and how Redis is told that one is registered."""
 
 import unicodedata
+
+NICKNAMES_OUTLIVE_S = 86_400  # so that a room never stands there without its nicknames
+
+# Makes nicknames durable whose registration can't be lost any more: puts back what Redis has lost, and ends their
+# reservations. KEYS: nicknames, reserved. ARGV: seconds to live; nickname key, participant, ... and so on.
+HOLD_NICKNAMES = """
+for i = 2, #ARGV, 2 do
+  redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1])
+  redis.call('HDEL', KEYS[2], ARGV[i + 1])
+end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+"""
 
 # Joiners and selectors change how neighbours are drawn and are not seen themselves: with one of them in it, a name
 # would look like another's.

@@ -54,6 +54,15 @@ class PollClosing(msgspec.Struct, frozen=True, tag=True):
     correlation_id: str = ""
 
 
+class RegistrationsStored(msgspec.Struct, frozen=True, tag=True):
+    """Answer to ``RegisterParticipants``: these are committed, and after that Redis has got their nicknames.
+
+    Without a promise that it arrives: a node that does not hear it keeps in mind what it need not.
+    """
+
+    participant_ids: tuple[UUID, ...]
+
+
 class RoomRestored(msgspec.Struct, frozen=True, tag=True):
     """Answer to ``RestoreRoom``: the snapshot that now lies in Redis; None means that there is no such poll."""
 
@@ -171,6 +180,7 @@ Notice = (
     | HostsRevoked
     | DatabaseRestored
     | PollClosing
+    | RegistrationsStored
     | RoomRestored
     | ChoicesFetched
     | BrowserRestored

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.poll_store import CODE_ALPHABET
+from scripts.faults.guest import Answer, Guest
 from scripts.loadtest.rest import Base, Room
+
+_DECIDED_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,17 @@ def change_state(base: Base, room: Room, state: str) -> Reply:
 def read_poll(base: Base, code: str) -> Reply:
     """A poll as this node tells it."""
     return http_call(base, "GET", f"/api/polls/{code}")
+
+
+def decided(guest: Guest, room: str, nickname: str) -> Answer:
+    """A join's first answer that is not to come again."""
+    deadline = time.monotonic() + _DECIDED_WITHIN_S
+    while True:
+        answer = guest.join(room, nickname)
+        if not answer.comes_back_later:
+            return answer
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.5)
 
 
 def unknown_code() -> str:

@@ -1,6 +1,8 @@
 """Who is who: joins, resumes and nicknames, over each official client."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +13,8 @@ import socketio
 from models.wire import names
 from tests.socket_tier.browsers import Browser, both_transports, every_client
 from tests.socket_tier.conftest import NewBrowser
+from tests.socket_tier.extra_node import ExtraNode
+from tests.socket_tier.proxy import Proxy
 from tests.socket_tier.rest import Poll, Rest
 from tests.socket_tier.waiting import eventually
 
@@ -240,3 +244,56 @@ async def test_a_handshake_with_nonsense_connects_as_nobody(browser: Browser, po
     ack = await client.call("join-room", {"roomCode": poll.code, "nickname": "Ada"})
     assert (ack["success"], ack["reconnected"]) == (True, False)
     await client.disconnect()
+
+
+@pytest.fixture
+async def cut_off(amqp_url: str, tmp_path: Path) -> AsyncIterator[tuple[str, Proxy]]:
+    """The address of a node, and what stands between it and RabbitMQ."""
+    proxy = Proxy(amqp_url)
+    await proxy.start()
+    log = tmp_path / "cut-off-node.log"
+    node = await asyncio.to_thread(ExtraNode, "cut-off", log, BROKER__URL=proxy.url)
+    yield node.url, proxy
+    await asyncio.to_thread(node.stop)
+    await proxy.stop()
+
+
+async def test_who_was_refused_for_want_of_the_broker_leaves_no_name_behind(
+    new_browser: NewBrowser, poll: Poll, node_urls: list[str], redis_url: str, cut_off: tuple[str, Proxy]
+) -> None:
+    # Given a node that has lost RabbitMQ
+    url, proxy = cut_off
+    ada = await new_browser(url).connect()
+    await ada.call("join", {"roomCode": poll.code, "viewer": True})
+    proxy.go_away()
+    await eventually(lambda: proxy.refused, "the node to notice")
+    # When somebody is refused there
+    ack = await ada.call("join-room", {"roomCode": poll.code, "nickname": "Ada"})
+    assert (ack["success"], ack["code"]) == (False, "broker_unavailable") and ack["retryAfter"] > 0
+    # Then the name is free, and not for want of patience: nobody has asked for it, which would end its reservation
+    with redis.Redis.from_url(redis_url) as client:
+        await eventually(lambda: not client.hexists(names.nicknames_key(poll.code), "ada"), "the release")
+    assert not (await (await new_browser(node_urls[0]).connect()).join(poll.code, "Ada"))["reconnected"]
+    proxy.come_back()
+
+
+async def test_who_was_registered_without_an_answer_is_the_same_one_in_another_tab(
+    new_browser: NewBrowser, poll: Poll, node_urls: list[str], redis_url: str, cut_off: tuple[str, Proxy]
+) -> None:
+    # Given two tabs of a browser, at two nodes
+    url, proxy = cut_off
+    tab = await new_browser(url, jar="Ada's").connect()
+    await tab.call("join", {"roomCode": poll.code, "viewer": True})
+    other = await new_browser(node_urls[0], jar="Ada's").connect()
+    # When one is told to come again since RabbitMQ's answer was lost, and is registered all the same
+    proxy.hold_answers()
+    ack = await tab.call("join-room", {"roomCode": poll.code, "nickname": "Ada"})
+    assert (ack["success"], ack["code"]) == (False, "broker_unavailable") and ack["retryAfter"] > 0
+    with redis.Redis.from_url(redis_url) as client:
+        await eventually(lambda: not client.hkeys(names.reserved_key(poll.code))[1:], "the registration")
+    # Then in the other it is she, and the name is nobody else's
+    assert (await other.join(poll.code, "Ada"))["reconnected"]
+    stranger = await new_browser(node_urls[-1]).connect()
+    taken = await stranger.call("join-room", {"roomCode": poll.code, "nickname": "Ada"})
+    assert taken["error"] == "Nickname already taken"
+    proxy.let_answers_through()

@@ -13,7 +13,7 @@ import uvloop
 from models.runtime.settings import RedisSettings, load
 from models.wire import names
 from scripts.stack.ports import LOOPBACK, any_free
-from socket_tier.cache import Cache, NicknameTaken, RoomNotCached
+from socket_tier.cache import Cache, RoomNotCached
 from socket_tier.metrics import NodeMetrics
 from socket_tier.redis_pipeline import RedisPipeline
 from socket_tier.refusals import CacheUnavailable
@@ -121,19 +121,7 @@ async def test_a_close_never_makes_a_room_that_redis_has_not(pipeline: RedisPipe
     await cache.note_closing(code, 1)
     # Then nobody can take a nickname in a room whose nicknames are not there
     with pytest.raises(RoomNotCached):
-        await cache.take_nickname(code, "ada", uuid4(), 10)
-
-
-async def test_a_nickname_can_be_given_back_by_its_holder_alone(pipeline: RedisPipeline) -> None:
-    cache, code, ada, bob = Cache(pipeline, 600), "3" * 6, uuid4(), uuid4()
-    await pipeline.call("HSET", names.room_key(code), "version", 1)
-    await cache.take_nickname(code, "ada", ada, 10)
-    await cache.release_nickname(code, "ada", bob)
-    with pytest.raises(NicknameTaken):
-        await cache.take_nickname(code, "ada", bob, 10)
-    await cache.release_nickname(code, "ada", ada)
-    await cache.take_nickname(code, "ada", bob, 10)
-    await pipeline.call("DEL", names.room_key(code), names.nicknames_key(code), names.choices_key(code))
+        await cache.take_nickname(code, "ada", uuid4(), 10, reserve_s=60)
 
 
 async def test_a_dead_node_is_claimed_by_one_and_again_when_the_burial_fails(pipeline: RedisPipeline) -> None:

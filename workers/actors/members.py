@@ -18,7 +18,14 @@ from models.wire.commands import (
     RestoreBrowser,
     RestoreRoom,
 )
-from models.wire.notices import BrowserRestored, ChoicesFetched, ExportedVote, RoomRestored, RowsExported
+from models.wire.notices import (
+    BrowserRestored,
+    ChoicesFetched,
+    ExportedVote,
+    RegistrationsStored,
+    RoomRestored,
+    RowsExported,
+)
 from workers.actors import REQUESTS, WRITES, Lane, declare
 from workers.broker import CommandBroker
 from workers.database_gate import DatabaseGate
@@ -76,14 +83,26 @@ class MemberActors:
     def register_participants(self, command: RegisterParticipants) -> None:
         """Store participants, merged with what other threads hold.
 
+        Redis is told of their nicknames in any case: they were acked, and will be stored. The node is told when they
+        are, and Redis knows.
+
         :raises NeverValid: one registration alone that can't be stored; of several, the others are stored first
         """
         try:
             self._commit.submit(command)
         except (GiveBack, DatabaseUnavailable):
+            self._hold_nicknames(command)
             raise
         except Exception as error:
+            self._hold_nicknames(command)
             self._one_by_one(command.registrations, error)
+        # After the commit, also when it was said before: whoever reads the nicknames for an emptied Redis misses none.
+        if self._hold_nicknames(command) and command.reply_to is not None:
+            stored = tuple(one.participant_id for one in command.registrations)
+            self._notices.answer(command.reply_to, RegistrationsStored(stored))
+
+    def _hold_nicknames(self, command: RegisterParticipants) -> bool:
+        return self._cached(lambda: self._rooms.hold_nicknames(command.registrations))
 
     def restore_room(self, request: RestoreRoom) -> None:
         def work() -> None:
@@ -134,13 +153,15 @@ class MemberActors:
 
         self._serve(request, work)
 
-    def _cached(self, write: Callable[[], object]) -> None:
-        """With Redis away the answer alone still lets a node go on with whoever has a token."""
+    def _cached(self, write: Callable[[], object]) -> bool:
+        """With Redis away the answer alone still lets a node go on with whoever has a token. Whether it was written."""
         try:
             write()
         except redis.RedisError as error:
             self._metrics.count("restores.not_cached")
             log.warning("restore_not_cached", extra={"error": repr(error)})
+            return False
+        return True
 
     def _serve(
         self, request: RestoreRoom | FetchChoices | RestoreBrowser | ExportRows, work: Callable[[], None]
