@@ -19,6 +19,8 @@ from socket_tier.cache import (
 from socket_tier.metrics import NodeMetrics
 from socket_tier.nicknames import Nickname, Nicknames
 from socket_tier.redis_pipeline import RedisPipeline
+from socket_tier.refusals import CacheUnavailable
+from tests.socket_tier.proxy import Proxy
 from tests.socket_tier.waiting import eventually
 
 CODE = "NAMES2"
@@ -222,3 +224,26 @@ async def test_a_released_nickname_is_released_when_redis_is_back(pipeline: Redi
     await eventually(free, "the release")
     assert await other.can_reserve("ada")
     running.cancel()
+
+
+async def test_a_join_whose_answer_from_redis_was_lost_gives_its_name_back(
+    pipeline: RedisPipeline, redis_url: str
+) -> None:
+    # Given a node that Redis' answers don't reach
+    proxy = Proxy(redis_url.removesuffix("/0") + "/2")
+    await proxy.start()
+    settings = msgspec.structs.replace(load().redis, url=proxy.url)
+    far = RedisPipeline(settings, NodeMetrics(load().metrics, "node", "test"))
+    node = Node(far)
+    await node.tell()
+    proxy.hold_answers()
+    # When Redis takes a name for it
+    with pytest.raises(CacheUnavailable):
+        await node.reserve("ada")
+    assert await holder(pipeline, "ada") is not None
+    proxy.let_answers_through()
+    # Then the node gives it back as soon as it can
+    await eventually(node.nicknames.write, "the release")
+    assert await holder(pipeline, "ada") is None
+    await far.close()
+    await proxy.stop()
