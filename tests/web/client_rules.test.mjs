@@ -4,9 +4,11 @@ import { webcrypto } from "node:crypto";
 import { test } from "node:test";
 import { Backoff } from "../../socket_tier/web/assets/client/backoff.js";
 import { Ballot } from "../../socket_tier/web/assets/client/ballot.js";
+import { Membership } from "../../socket_tier/web/assets/client/membership.js";
 import { Outbox } from "../../socket_tier/web/assets/client/outbox.js";
 import { PollView, voteTotal } from "../../socket_tier/web/assets/client/poll-view.js";
 import { Refusal } from "../../socket_tier/web/assets/client/refusal.js";
+import { Signals } from "../../socket_tier/web/assets/client/signals.js";
 
 globalThis.crypto ??= webcrypto; // browsers have it; Node 18, which Debian 12 ships, only as a module
 
@@ -145,6 +147,19 @@ test("a choice that was accepted is uncounted until it is told, and after a relo
   assert.equal(ballot.uncounted.commandId, commandId);
   ballot.recorded({ commandId, optionIndex: 1 });
   assert.equal(ballot.uncounted, null);
+});
+
+test("a room whose poll is gone is not entered again: its code may stand for another poll", async () => {
+  const line = new Signals();
+  const asked = [];
+  Object.assign(line, { isConnected: true, open() {}, request: async (event) => asked.push(event) });
+  const membership = new Membership(line);
+  await membership.enter("join-room", () => ({}));
+  membership.end(new Refusal("Poll not found", { code: "poll_not_found" }));
+  line.emit("state", { phase: "connected" });
+  await turnOfTheLoop();
+  assert.deepEqual([membership.state.phase, membership.state.refusal.code], ["refused", "poll_not_found"]);
+  assert.deepEqual(asked, ["join-room"]);
 });
 
 test("what a dead node's worker says of a vote reaches the choice that is meant", () => {
