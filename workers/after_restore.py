@@ -92,8 +92,8 @@ def main() -> int:
     except (DatabaseUnavailable, redis.RedisError, Unconfirmed) as error:
         print(f"after-restore: {error}; run it again", file=sys.stderr)
         return EX_TEMPFAIL
-    print(f"{done.polls} polls stand as they are in the database now; nodes were told of {done.told} that somebody may")
-    print(f"look at; the host tokens of {done.revoked} were revoked again")
+    print(f"{done.polls} polls stand as they are in the database now, the host tokens of {done.revoked} revoked again;")
+    print(f"nodes were told of {done.told} that somebody may look at")
     return 0
 
 
