@@ -35,6 +35,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "poll_batches": "SELECT, INSERT, UPDATE",
         "queue_consumers": "SELECT, INSERT, UPDATE",
         "queue_drains": "SELECT",
+        "left_out_polls": "SELECT, INSERT, DELETE",
         "audit_log": "INSERT",
     },
     "votemill_hosts": {
@@ -64,6 +65,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "applied_batches": "SELECT, DELETE",
         "poll_batches": "SELECT, DELETE",
         "poll_flushes": "SELECT, DELETE",
+        "left_out_polls": "SELECT, DELETE",
         "nodes": "SELECT, DELETE",
         "audit_log": "SELECT, INSERT, DELETE",
         "retired_polls": "SELECT, INSERT, UPDATE, DELETE",

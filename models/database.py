@@ -170,24 +170,28 @@ class Database:
             connection.close()
 
 
-def open_database(settings: DatabaseSettings, application_name: str, *, writable: bool = True) -> Database:
+def open_database(
+    settings: DatabaseSettings, application_name: str, *, writable: bool = True, lock_wait_s: float = 0
+) -> Database:
     """A database that connects when first used. ``application_name`` shows in pg_stat_activity.
 
+    ``lock_wait_s``: for how long a statement waits for a row that somebody has locked, 0: without an end of its own.
     ``writable`` False: also where nothing can be written, such as on a standby.
     """
     # One callback per process, for every psycopg2 connection in it; the deadline is the connection's own.
     psycopg2.extensions.set_wait_callback(pool.wait)
     psycopg2.extras.register_uuid()
-    return Database(Pool(settings, writable=writable, **_connect_options(settings, application_name)))
+    return Database(Pool(settings, writable=writable, **_connect_options(settings, application_name, lock_wait_s)))
 
 
-def _connect_options(settings: DatabaseSettings, application_name: str) -> dict[str, Any]:
+def _connect_options(settings: DatabaseSettings, application_name: str, lock_wait_s: float) -> dict[str, Any]:
     """libpq's parameters. Milliseconds where its names don't say otherwise."""
     deadline_ms = round(settings.call_deadline_s * 1000)
     session = {
         "statement_timeout": round(settings.statement_timeout_s * 1000),
         # A worker that is stopped inside a transaction must not keep a poll's row locked.
         "idle_in_transaction_session_timeout": deadline_ms,
+        "lock_timeout": round(lock_wait_s * 1000),
         "timezone": "UTC",
         "jit": "off",  # compiling costs more than any of our statements
     }

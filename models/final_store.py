@@ -64,10 +64,11 @@ CROSS JOIN LATERAL (SELECT count(*) AS applied FROM applied_batches a WHERE a.ba
 WHERE poll_id = ANY(%s::bigint[])
 """
 
-# The poll may have been opened again, or closed anew, since it was read.
+# The poll may have been opened again, or closed anew, since it was read. One whose row is locked has its turn later.
 SET_FINAL = """
 UPDATE polls SET final = true, version = greatest(version + 1, %(now_us)s), changed_at_rest_us = %(now_us)s
-WHERE id = %(poll_id)s AND state = 'closed' AND NOT final AND closed_at_us = %(closed_at_us)s
+WHERE id = (SELECT id FROM polls WHERE id = %(poll_id)s FOR NO KEY UPDATE SKIP LOCKED)
+  AND state = 'closed' AND NOT final AND closed_at_us = %(closed_at_us)s
 RETURNING room_code, version
 """
 

@@ -160,7 +160,7 @@ UNION SELECT id, room_code, version FROM polls WHERE changed_at_rest_us >= %s
 READ_DUE_CLOSES = """
 SELECT id, opened_at_us, opened_at_us + close_after_s * 1000000::bigint FROM polls
 WHERE state = 'open' AND close_after_s IS NOT NULL AND opened_at_us + close_after_s * 1000000::bigint <= %s
-ORDER BY 3 LIMIT 200
+ORDER BY 3 LIMIT 200 FOR NO KEY UPDATE SKIP LOCKED
 """
 
 # A browser can have several participants in one poll: two people with one phone.

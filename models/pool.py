@@ -25,8 +25,8 @@ from models.runtime.correlation import traceparent
 from models.runtime.settings import DatabaseSettings
 
 UNAVAILABLE_REASONS = (
-    "connection_lost", "deadline", "overtaken", "read_only", "pool_wait", "statement_timeout", "conflict", "refused",
-    "schema",
+    "connection_lost", "deadline", "overtaken", "read_only", "pool_wait", "statement_timeout", "conflict", "locked",
+    "refused", "schema",
 )  # fmt: skip
 
 # After these, no connection that is open is used again.
@@ -53,7 +53,7 @@ _COME_BACK_LATER = {
     "3D": "refused",  # no such database
     "40": "conflict",  # deadlock, serialization failure
     "53": "refused",  # out of memory, disk or connections
-    "55P03": "conflict",  # lock timeout
+    "55P03": "locked",  # somebody has kept a row for longer than lock_timeout
     "57": "connection_lost",  # shutting down, starting up, terminated
     "57014": "statement_timeout",
     "58": "refused",  # I/O error on the server

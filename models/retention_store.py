@@ -41,7 +41,7 @@ SELECT poll_id, room_code, document, retired_at, archived_at IS NOT NULL FROM re
 ORDER BY poll_id LIMIT 1
 """
 
-LEFT_BEHIND = ("votes", "participants", "rejected_votes", "poll_batches", "poll_flushes", "tallies")
+LEFT_BEHIND = ("votes", "participants", "rejected_votes", "poll_batches", "poll_flushes", "left_out_polls", "tallies")
 
 DELETE_LEFT_BEHIND = """
 DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE poll_id = %s LIMIT %s))

@@ -13,13 +13,14 @@ from models import (
     recount,
     retention_store,
     standby,
+    vote_parts,
     vote_store,
 )
 from models.database import PROBE
 
 _STORES = (
     vote_store, participant_store, poll_store, final_store, export_store, audit_store, retention_store, recount,
-    standby, drain_store,
+    standby, drain_store, vote_parts,
 )  # fmt: skip
 _PLAIN = {"BEGIN": "begin", "COMMIT": "commit", PROBE: "probe"}
 _OTHER = "other"

@@ -209,6 +209,17 @@ class NodeRow(Table):
         table_name = "nodes"
 
 
+class LeftOutPollRow(Table):
+    """A poll whose votes were left out when a batch was applied, since its row was locked."""
+
+    batch_id: Field = UUIDField()
+    poll_id: Field = BigIntegerField()
+
+    class Meta:
+        table_name = "left_out_polls"
+        primary_key = CompositeKey("batch_id", "poll_id")
+
+
 class QueueConsumerRow(Table):
     """What one consumer of a command queue says of the commands that it holds (``models.drain_store``)."""
 
@@ -290,6 +301,7 @@ TABLES: tuple[type[Table], ...] = (
     PollBatchesRow,
     PollFlushRow,
     NodeRow,
+    LeftOutPollRow,
     QueueConsumerRow,
     QueueDrainRow,
     HostRow,

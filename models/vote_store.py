@@ -7,6 +7,7 @@ from uuid import UUID
 import psycopg2
 from peewee import PeeweeException
 
+from models import vote_parts
 from models.arrays import numbers, uuids
 from models.ballots import END_OF_TIME_US, Ballot, Decision, rejections
 from models.database import Database
@@ -125,17 +126,22 @@ FROM polls WHERE id = ANY(%(final)s::bigint[])
 
 @dataclass(frozen=True, slots=True)
 class StoredBatches:
-    """``rejections``: one tuple per batch, in order. ``changed_polls``: ids of polls whose votes changed, sorted.
+    """``rejections``: one tuple per batch, in order; None of one of which something is left out. ``changed_polls``: ids
+    of polls whose votes changed, sorted.
     ``choices``: what those who voted in these batches have chosen, as of the commit; one vote per participant and poll.
     """
 
-    rejections: list[tuple[Rejection, ...]]
+    rejections: list[tuple[Rejection, ...] | None]
     changed_polls: list[int]
     choices: Collection[CastVote] = ()
 
 
-def store_batches(db: Database, batches: Sequence[VoteBatch], now_us: int) -> StoredBatches:
+def store_batches(
+    db: Database, batches: Sequence[VoteBatch], now_us: int, locked: Set[int] = frozenset()
+) -> StoredBatches:
     """Decide and store the votes of all batches in one transaction; each batch takes effect once, as a whole.
+
+    Votes of the ``locked`` polls are left out: they are stored when their batch comes again.
 
     A batch that was applied before changes nothing and answers what it answered then. Never store a part of a batch
     under its ``batch_id`` and the rest later: the rest would count as applied. To leave out votes that make a batch
@@ -146,16 +152,22 @@ def store_batches(db: Database, batches: Sequence[VoteBatch], now_us: int) -> St
     """
     with db.transaction():
         new, again = _claim(db, batches)
-        decision, ballots = _decide(db, new)
+        now = vote_parts.leave_out(db, new, locked) if locked else new
+        if again:
+            now = [*now, *vote_parts.take_up(db, again, locked)]
+        decision, ballots = _decide(db, now)
         changed, written = _write_votes(db, decision, ballots, now_us) if decision.latest else ([], 0)
         choices: Collection[CastVote] = decision.latest.values()
         if again or written < len(choices):
             choices = _read_stored(db, [*choices, *(vote for batch in again for vote in batch.votes)])
-        _count_batches(db, new, ballots)
+        _count_batches(db, now, ballots)
         codes = _store_rejected(db, decision.refused)
         codes.update(_read_rejected(db, again))
         rooms = room_codes(db, {poll_id for poll_id, _, _ in codes})
-    refused = [rejections(batch, codes, rooms, decision.stands) for batch in batches]
+        left = vote_parts.unfinished(db, batches) if locked else frozenset()
+    refused = [
+        None if batch.batch_id in left else rejections(batch, codes, rooms, decision.stands) for batch in batches
+    ]
     return StoredBatches(refused, changed, choices)
 
 
@@ -221,7 +233,7 @@ def _claim(db: Database, batches: Sequence[VoteBatch]) -> tuple[list[VoteBatch],
 
 
 def _decide(db: Database, batches: Sequence[VoteBatch]) -> tuple[Decision, dict[int, Ballot]]:
-    poll_ids = {poll_id for batch in batches for poll_id in _polls(batch)}
+    poll_ids = {poll_id for batch in batches for poll_id in vote_parts.polls_of(batch)}
     ballots = _lock_ballots(db, sorted(poll_ids)) if poll_ids else {}
     fixed = {poll_id for poll_id, ballot in ballots.items() if not ballot.changeable}
     decision = Decision(ballots, _standing(db, batches, fixed) if fixed else None)
@@ -301,13 +313,9 @@ def _count_batches(db: Database, batches: Iterable[VoteBatch], ballots: dict[int
     """Each batch counts once for every poll that it holds or held a vote of, also when all of those were rejected."""
     pairs: list[tuple[int, UUID]] = []
     for batch in batches:
-        pairs += [(poll_id, batch.node_id) for poll_id in _polls(batch) & ballots.keys()]
+        pairs += [(poll_id, batch.node_id) for poll_id in vote_parts.polls_of(batch) & ballots.keys()]
     if pairs:
         db.execute(COUNT_BATCHES, (numbers(poll_id for poll_id, _ in pairs), uuids(node_id for _, node_id in pairs)))
-
-
-def _polls(batch: VoteBatch) -> set[int]:
-    return {vote.poll_id for vote in batch.votes}.union(batch.also_counts)
 
 
 def _store_rejected(db: Database, refused: Sequence[tuple[CastVote, str]]) -> dict[tuple[int, int, int], str]:

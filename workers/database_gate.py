@@ -21,7 +21,7 @@ T = TypeVar("T")
 BREAKER_OPEN = "breaker"  # the reason of a refusal without asking the server
 
 # Says something about this call only, not about the server.
-_NOT_THE_SERVER = ("conflict", "overtaken", "pool_wait")
+_NOT_THE_SERVER = ("conflict", "locked", "overtaken", "pool_wait")
 
 _TIME_OUTS = ("deadline", "overtaken", "pool_wait", "statement_timeout")
 

@@ -54,6 +54,7 @@ COUNTERS = {
     "results.restored": "Rooms put back into an emptied Redis.",
     "sweep.found": "Rooms whose publication had been lost, found by the sweep.",
     "heartbeats.dropped": "Heartbeats of nodes not stored because the database was away; a newer one follows.",
+    "votes.polls_locked": "Polls found locked by somebody else; their votes are stored later, those of others at once.",
     "finals.settled": "Polls whose totals became final, or were corrected by a straggler.",
     "finals.reminded": "Closed polls of which the nodes were told again, since a node has not reported its batches.",
     "secrets.changed": "Times that other secrets were taken over.",

@@ -48,7 +48,7 @@ from workers.shared_time import TimeTeller
 from workers.sweep import Sweep
 from workers.tally_check import TallyCheck
 from workers.timed_closes import TimedCloses
-from workers.vote_flusher import VoteFlusher
+from workers.vote_flusher import LOCK_WAIT_S, VoteFlusher
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class WorkerProcess:
         self.singles = Singles(settings.log.singles_per_s)
         name = f"{settings.worker.name} {role}"
         self.secrets = SecretWatch(settings, self.metrics)
-        database = open_database(settings.database, name)
+        database = open_database(settings.database, name, lock_wait_s=LOCK_WAIT_S if role == "votes" else 0)
         self.gate = DatabaseGate(database, self.metrics)
         client = open_redis(settings.redis)
         self.rooms = Rooms(client, settings.redis.room_ttl_s)

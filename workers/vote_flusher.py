@@ -8,7 +8,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from models import vote_store
+from models import vote_parts, vote_store
 from models.ballots import rejection
 from models.database import DatabaseUnavailable
 from models.runtime import correlation
@@ -21,7 +21,7 @@ from workers import delivery
 from workers.database_gate import DatabaseGate
 from workers.dead_letters import DeadLetters
 from workers.delivery import Delivery
-from workers.errors import GiveBack
+from workers.errors import GiveBack, StepAside
 from workers.group_commit import GroupCommit
 from workers.metrics import WorkerMetrics
 
@@ -31,8 +31,19 @@ _NOT_STORABLE = "not_storable"
 _NOT_STORABLE_TEXT = "Your vote could not be stored"
 
 
+LOCK_WAIT_S = 0.5  # far above what another worker's transaction takes
+_COMES_AGAIN_S = 1.0
+
+
+class _Entangled(Exception):
+    """One of several batches waits for another transaction."""
+
+
 class VoteFlusher:
     """Group commit for votes.
+
+    A poll whose row somebody keeps locked holds up nobody else's votes: its own are left out, and their batches go
+    through the delay queue until it is free.
 
     After each commit ``on_changed(poll_ids, oldest_vote_us, traced)`` is told which polls have changed, when the oldest
     of the votes was received, and for some polls the correlation ids of votes that did it; ``on_chosen(votes)`` what
@@ -55,7 +66,8 @@ class VoteFlusher:
         self._metrics = metrics
         self._on_changed = on_changed
         self._deliveries: dict[UUID, Delivery] = {}  # of the batches that threads wait for
-        self._commit: GroupCommit[VoteBatch, tuple[Rejection, ...]] = GroupCommit(
+        self._locked: set[int] = set()  # polls that were when they were last looked at
+        self._commit: GroupCommit[VoteBatch, tuple[Rejection, ...] | None] = GroupCommit(
             "vote-flusher",
             self._store,
             weigh=lambda batch: len(batch.votes),
@@ -72,6 +84,7 @@ class VoteFlusher:
     def store(self, batch: VoteBatch) -> tuple[Rejection, ...]:
         """Decide a batch; returning means committed. Its rejections, by place in the batch.
 
+        :raises StepAside: a part of it is not stored; the batch must come again
         :raises GiveBack: not known to be stored; the batch must come again
         :raises DatabaseUnavailable: likewise
         :raises Unconfirmed, Unroutable: a poison vote could not be put into safety; the batch must come again
@@ -79,8 +92,8 @@ class VoteFlusher:
         """
         self._deliveries[batch.batch_id] = delivery.current()
         try:
-            return self._commit.submit(batch)
-        except GiveBack:
+            return self._submit(batch)
+        except (GiveBack, StepAside):
             raise
         except Exception as error:
             # Not the database's absence, which the group commit waits out: something about this very batch.
@@ -88,12 +101,39 @@ class VoteFlusher:
         finally:
             self._deliveries.pop(batch.batch_id, None)
 
-    def _store(self, batches: Sequence[VoteBatch]) -> list[tuple[Rejection, ...]]:
+    def _submit(self, batch: VoteBatch) -> tuple[Rejection, ...]:
+        rejected = self._commit.submit(batch)
+        if rejected is None:
+            raise StepAside("one of its polls is locked", park_s=_COMES_AGAIN_S)
+        return rejected
+
+    def _store_around(self, batches: Sequence[VoteBatch]) -> vote_store.StoredBatches:
+        """Store the batches, without the polls that are locked."""
+        if self._locked:
+            self._locked = self._gate.call(lambda db: vote_parts.find_locked(db, self._locked))
+        try:
+            return self._gate.call(lambda db: vote_store.store_batches(db, batches, now_us(), self._locked))
+        except DatabaseUnavailable as error:
+            if error.reason != "locked":
+                raise
+        polls = vote_store.storable(poll_id for batch in batches for poll_id in vote_parts.polls_of(batch))
+        locked = self._gate.call(lambda db: vote_parts.find_locked(db, polls))
+        if not locked - self._locked:
+            # No poll, then: another worker is about to apply one of these very batches, and hangs.
+            if len(batches) > 1:
+                raise _Entangled
+            return vote_store.StoredBatches([None], [])
+        self._locked |= locked
+        self._metrics.count("votes.polls_locked", len(locked))
+        log.warning("polls_locked", extra={"polls": sorted(locked)[:10], "number": len(locked)})
+        return self._gate.call(lambda db: vote_store.store_batches(db, batches, now_us(), self._locked))
+
+    def _store(self, batches: Sequence[VoteBatch]) -> list[tuple[Rejection, ...] | None]:
         started = time.monotonic()
         correlation.begin()  # the batches have traces of their own
         held = [(batch, self._deliveries.get(batch.batch_id) or Delivery()) for batch in batches]
         try:
-            stored = self._gate.call(lambda db: vote_store.store_batches(db, batches, now_us()))
+            stored = self._store_around(batches)
         except DatabaseUnavailable:
             for _, delivered in held:
                 delivered.failed_tries += 1
@@ -104,7 +144,7 @@ class VoteFlusher:
         # A batch's first vote came first: it would cost too much to look at all.
         oldest_vote_us = min((batch.votes[0].received_at_us for batch in batches if batch.votes), default=None)
         votes = sum(len(batch.votes) for batch in batches)
-        rejected = sum(map(len, stored.rejections))
+        rejected = sum(len(refused) for refused in stored.rejections if refused)
         fields = {"batch_ids": [batch.batch_id.hex for batch in batches], "votes": votes, "rejected": rejected}
         log.info("votes_committed", extra=fields | {"began_ms_ago": round(took_s * 1000, 3)})
         self._on_changed(stored.changed_polls, oldest_vote_us, _traced_polls(held))
@@ -133,7 +173,7 @@ class VoteFlusher:
         rest = msgspec.structs.replace(
             batch, votes=tuple(batch.votes[place] for place in kept), also_counts=tuple(sorted(polls))
         )
-        refused = self._commit.submit(rest)
+        refused = self._submit(rest)
         rejected = [msgspec.structs.replace(one, index=kept[one.index]) for one in refused]
         rejected += [rejection(place, batch.votes[place], _NOT_STORABLE, _NOT_STORABLE_TEXT, rooms) for place in places]
         return tuple(sorted(rejected, key=lambda one: one.index))

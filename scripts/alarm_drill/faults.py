@@ -125,11 +125,13 @@ def requests_fail(bench: Bench) -> Iterator[None]:
 
 @_fault("DatabaseSlow")
 def slow_statements(bench: Bench) -> Iterator[None]:
-    """Somebody's transaction holds the row of the poll that is voted in, again and again."""
+    """Somebody's transaction holds the tally of the poll that is voted in, again and again: for the poll's own row
+    nobody would wait for long."""
+    tally = "SELECT FROM tallies WHERE poll_id = (SELECT id FROM polls WHERE room_code = %s) FOR UPDATE"
 
     def lock() -> None:
         with bench.superuser() as cursor:
-            cursor.execute("SELECT FROM polls WHERE room_code = %s FOR UPDATE", (bench.room.code,))
+            cursor.execute(tally, (bench.room.code,))
             time.sleep(_LOCKED_S)
 
     with meanwhile(lock, 0.2):

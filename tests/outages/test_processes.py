@@ -17,15 +17,17 @@ from tests.outages.conftest import Drill
 from tests.replica.superuser import ask
 
 pytestmark = second_stack
+_LOCK = "SELECT FROM tallies WHERE poll_id IN (SELECT id FROM polls WHERE room_code = ANY(%s)) FOR UPDATE"
 _STUCK = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 @contextmanager
 def every_batch_held(stack: RunningStack, load: Load) -> Iterator[None]:
-    """Workers stand in the middle of a transaction, waiting for the rows of the crowd's polls."""
+    """Workers stand in the middle of a transaction, waiting for the tallies of the crowd's polls: for the polls' own
+    rows they would not wait for long."""
     with psycopg2.connect(stack.dsn) as holder, holder.cursor() as cursor:
         codes = [room.code for room in load.rooms]
-        cursor.execute("SELECT 1 FROM polls WHERE room_code = ANY(%s) FOR UPDATE", (codes,))
+        cursor.execute(_LOCK, (codes,))
         # As the superuser: what other accounts wait for is nobody else's business.
         stuck = partial(ask, stack.folder.path, stack.dsn, _STUCK)
         load.during(lambda: wait_until(stuck, 10, "no worker is in mid-batch"))

@@ -17,9 +17,10 @@ THREADS = 4
 
 @pytest.mark.proves("FR-027", "SC-002")
 def test_a_worker_that_stops_commits_and_acks_its_batch_and_gives_the_rest_back(
-    settings, queues, cache, amqp, node, database, worker_database_url
+    settings, queues, cache, amqp, node, database, worker_database_url, monkeypatch
 ):
-    # Given a worker in the middle of a transaction, with more batches in its memory
+    # Given a worker in the middle of a transaction, for as long as it takes, with more batches in its memory
+    monkeypatch.setattr("workers.process.LOCK_WAIT_S", 0)
     poll = given.open_poll(database)
     process = WorkerProcess(settings, "votes")
     worker = dramatiq.Worker(process.broker, worker_threads=THREADS, worker_timeout=100)
