@@ -1,6 +1,7 @@
 """Votes are held for a moment, sent together, and each voter is answered once."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -13,6 +14,7 @@ from models.runtime.logs import Singles
 from models.runtime.settings import BatchSettings, load
 from models.wire.commands import CastVote, VoteBatch
 from models.wire.notices import BatchApplied
+from socket_tier import vote_buffer
 from socket_tier.amqp.publisher import Publisher
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import BrokerUnavailable, NodeBusy
@@ -71,7 +73,9 @@ class Voter:
         return True
 
 
-def buffer_with(broker: Broker, address: Callable[[], UUID] | None = None, **changes: float) -> VoteBuffer:
+def buffer_with(
+    broker: Broker, address: Callable[[], UUID] | None = None, *, begun: bool = True, **changes: float
+) -> VoteBuffer:
     settings = BatchSettings(
         max_votes=3, max_wait_s=0.01, busy_votes=4, max_wait_busy_s=60, capacity_votes=5, receipts=100
     )
@@ -83,7 +87,8 @@ def buffer_with(broker: Broker, address: Callable[[], UUID] | None = None, **cha
         VoteLog(load().log, Singles(100)),
         address or (lambda: NODE),
     )
-    buffer.begin()
+    if begun:
+        buffer.begin()
     return buffer
 
 
@@ -270,3 +275,32 @@ async def test_batches_whose_answer_may_have_been_missed_are_asked_about_until_t
     # And no confirmed batch of the poll counts twice
     assert await buffer.flushed(POLL, 5) == (3, ())
     asking.cancel()
+
+
+async def test_no_vote_is_taken_before_the_workers_know_of_this_node() -> None:
+    broker = Broker()
+    buffer = buffer_with(broker, begun=False)
+    with pytest.raises(NodeBusy):
+        buffer.add(vote(0), Voter())
+    buffer.begin()
+    buffer.add(vote(1), Voter())
+    await eventually(lambda: broker.options() == [[1]], "the vote after the beginning")
+    # And a node that has ended doesn't begin anew
+    await buffer.close(0)
+    buffer.begin()
+    with pytest.raises(NodeBusy):
+        buffer.add(vote(2), Voter())
+
+
+async def test_votes_that_a_process_has_slept_over_are_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a vote that is held, and a process that is stopped then for so long that it counts as dead
+    monkeypatch.setattr(vote_buffer, "_TOO_LATE_S", 0.05)
+    broker = Broker()
+    buffer = buffer_with(broker)
+    voter = Voter()
+    buffer.add(vote(0), voter)
+    time.sleep(0.2)  # noqa: ASYNC251  # the whole process is stopped
+    # When it goes on, then the voter is asked to come again
+    await eventually(lambda: voter.answers, "an answer")
+    assert isinstance(voter.answers[0], NodeBusy)
+    assert (broker.published, buffer.held) == ([], 0)
