@@ -29,7 +29,7 @@ COUNTERS = {
     "messages.done": "Commands acked after they took effect.",
     "messages.given_back": "Commands returned to their queue unharmed (outage longer than the hold, shutdown).",
     "messages.stepped_aside": "Commands put behind others in this worker, because the database is away or a lane full.",
-    "messages.parked": "Commands put into the delay queue, since the database is away or a poll locked: others get past.",
+    "messages.parked": "Commands put into the delay queue, as the database is away or a poll locked; others get past.",
     "messages.retried": "Commands that failed for a reason nobody expected; each has a traceback in the log.",
     "messages.dead": "Commands moved to a dead-letter queue; scripts/dead-letters shows why.",
     "messages.stale_acks": "Acks dropped because the channel that delivered the message is gone; it comes again.",

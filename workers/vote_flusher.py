@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from uuid import UUID, uuid5
 
 import msgspec
@@ -32,7 +32,10 @@ _NOT_STORABLE_TEXT = "Your vote could not be stored"
 
 
 LOCK_WAIT_S = 0.5  # far above what another worker's transaction takes
-_COMES_AGAIN_S = 1.0
+_COMES_AGAIN_S = 1.0  # and later, up to _AT_MOST_S, the longer the poll has been locked
+_AT_MOST_S = 3.0
+_LOOK_EVERY_S = 0.3
+_REMEMBERED = 10_000  # batches
 
 
 class _Entangled(Exception):
@@ -66,7 +69,9 @@ class VoteFlusher:
         self._metrics = metrics
         self._on_changed = on_changed
         self._deliveries: dict[UUID, Delivery] = {}  # of the batches that threads wait for
-        self._locked: set[int] = set()  # polls that were when they were last looked at
+        self._locked: dict[int, float] = {}  # polls that were when they were last looked at; since when
+        self._looked_at = 0.0
+        self._left: dict[UUID, Set[int]] = {}  # of batches that come again: which polls they wait for
         self._commit: GroupCommit[VoteBatch, tuple[Rejection, ...] | None] = GroupCommit(
             "vote-flusher",
             self._store,
@@ -102,31 +107,46 @@ class VoteFlusher:
             self._deliveries.pop(batch.batch_id, None)
 
     def _submit(self, batch: VoteBatch) -> tuple[Rejection, ...]:
+        locked = self._locked
+        if locked and time.monotonic() - self._looked_at < _LOOK_EVERY_S:
+            polls = self._left.get(batch.batch_id) or vote_parts.polls_of(batch)
+            if polls and polls <= locked.keys():
+                raise _later(locked, polls)  # it would only take the others' time
         rejected = self._commit.submit(batch)
-        if rejected is None:
-            raise StepAside("one of its polls is locked", park_s=_COMES_AGAIN_S)
-        return rejected
+        if rejected is not None:
+            self._left.pop(batch.batch_id, None)
+            return rejected
+        locked = self._locked
+        polls = vote_parts.polls_of(batch) & locked.keys()
+        if len(self._left) >= _REMEMBERED:
+            self._left = {}  # all of them are tried once more than they need
+        self._left[batch.batch_id] = polls
+        raise _later(locked, polls)
 
     def _store_around(self, batches: Sequence[VoteBatch]) -> vote_store.StoredBatches:
         """Store the batches, without the polls that are locked."""
         if self._locked:
-            self._locked = self._gate.call(lambda db: vote_parts.find_locked(db, self._locked))
+            self._learn(self._gate.call(lambda db: vote_parts.find_locked(db, self._locked.keys())))
         try:
-            return self._gate.call(lambda db: vote_store.store_batches(db, batches, now_us(), self._locked))
+            return self._gate.call(lambda db: vote_store.store_batches(db, batches, now_us(), self._locked.keys()))
         except DatabaseUnavailable as error:
             if error.reason != "locked":
                 raise
         polls = vote_store.storable(poll_id for batch in batches for poll_id in vote_parts.polls_of(batch))
         locked = self._gate.call(lambda db: vote_parts.find_locked(db, polls))
-        if not locked - self._locked:
+        if locked <= self._locked.keys():
             # No poll, then: another worker is about to apply one of these very batches, and hangs.
             if len(batches) > 1:
                 raise _Entangled
             return vote_store.StoredBatches([None], [])
-        self._locked |= locked
-        self._metrics.count("votes.polls_locked", len(locked))
+        self._metrics.count("votes.polls_locked", len(locked - self._locked.keys()))
+        self._learn(locked | self._locked.keys())
         log.warning("polls_locked", extra={"polls": sorted(locked)[:10], "number": len(locked)})
-        return self._gate.call(lambda db: vote_store.store_batches(db, batches, now_us(), self._locked))
+        return self._gate.call(lambda db: vote_store.store_batches(db, batches, now_us(), self._locked.keys()))
+
+    def _learn(self, locked: Set[int]) -> None:
+        self._looked_at = now = time.monotonic()
+        self._locked = {poll_id: self._locked.get(poll_id, now) for poll_id in locked}
 
     def _store(self, batches: Sequence[VoteBatch]) -> list[tuple[Rejection, ...] | None]:
         started = time.monotonic()
@@ -188,6 +208,11 @@ class VoteFlusher:
         body = msgspec.json.encode(msgspec.structs.replace(envelope, options=origin))
         self._dead_letters.bury(queue, body, _NOT_STORABLE, error)
         self._metrics.count("votes.poisoned")
+
+
+def _later(locked: Mapping[int, float], polls: Set[int]) -> StepAside:
+    locked_s = time.monotonic() - min((locked[poll_id] for poll_id in polls), default=time.monotonic())
+    return StepAside("its polls are locked", park_s=min(_AT_MOST_S, max(_COMES_AGAIN_S, locked_s / 3)))
 
 
 def _traced_polls(held: Sequence[tuple[VoteBatch, Delivery]]) -> dict[int, list[str]]:

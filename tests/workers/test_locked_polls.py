@@ -63,6 +63,7 @@ def test_votes_of_other_polls_are_stored_at_once(start, amqp, queues, node, data
             sent += 2
             at = time.monotonic()
             eventually(lambda: votes_of(database, free) == sent, _HELD_S)  # noqa: B023
+            assert votes_of(database, stuck) == 0
             longest_s = max(longest_s, time.monotonic() - at)
             time.sleep(0.5)
         print(f"votes of another poll were stored within {longest_s:.2f} s, {sent} of them")
