@@ -51,7 +51,7 @@ class Commands:
         when_durable: Callable[[], Awaitable[None]] | None = None,
     ) -> Notice:
         """Send a command and wait for its answer, at most ``reply_timeout_s`` seconds after the confirm. It is answered
-        to its ``node_id``, which is this node's present address, whatever the caller has put there.
+        to this node's present address, whatever the caller has put there.
 
         ``when_durable`` is awaited between the confirm and the answer.
 
@@ -63,7 +63,7 @@ class Commands:
         answer: asyncio.Future[Notice] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = answer
         try:
-            await self.send(msgspec.structs.replace(command, node_id=self._address()))
+            await self.send(self._addressed(command))
             if when_durable is not None:
                 await when_durable()
             try:
@@ -75,6 +75,11 @@ class Commands:
         if isinstance(notice, CommandFailed):
             raise _refusal(notice)
         return notice
+
+    def _addressed(self, command: msgspec.Struct) -> msgspec.Struct:
+        """In some commands ``node_id`` says more than where to answer."""
+        field = "reply_to" if "reply_to" in command.__struct_fields__ else "node_id"
+        return msgspec.structs.replace(command, **{field: self._address()})
 
     def answered(self, request_id: UUID, notice: Notice) -> None:
         """Hand an answer to whoever waits for it; nobody does after the time-out, or on another node."""

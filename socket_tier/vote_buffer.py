@@ -209,19 +209,21 @@ class VoteBuffer:
             asked = [batch_id for batch_id in self._unanswered if batch_id not in self._unconfirmed][:_ASKED_AT_ONCE]
             if not asked or self._database_away or self._publisher.trouble() is not None:
                 continue
+            missed = self._unanswered
             answers = await asyncio.gather(*map(self._ask_again, asked), return_exceptions=True)
             for error in answers:
                 if error is not None and not isinstance(error, Refused):
                     raise error
             sent = {batch_id for batch_id, error in zip(asked, answers, strict=True) if error is None}
-            self._unanswered = [batch_id for batch_id in self._unanswered if batch_id not in sent]
+            if self._unanswered is missed:  # else these answers may be missed as well
+                self._unanswered = [batch_id for batch_id in missed if batch_id not in sent]
             self._metrics.count("notices.asked_again", len(sent))
 
     async def _ask_again(self, batch_id: UUID) -> None:
         """:raises Refused: not sent, or not for sure"""
         held = self._awaiting_commit[batch_id]
         batch = VoteBatch(batch_id, self._node_id, tuple(held.votes), reply_to=self._reply_to())
-        queue, body = wrap(batch, message_id=batch_id, traced=held.traced)
+        queue, body = wrap(batch, message_id=batch_id, traced=held.traced, sent_us=now_us())
         await self._publisher.publish(names.COMMANDS_EXCHANGE, queue, body)
 
     async def close(self, timeout_s: float) -> None:

@@ -222,7 +222,8 @@ class PollFlushed(msgspec.Struct, frozen=True):
 class NodeHeartbeat(msgspec.Struct, frozen=True):
     """A node is alive, or (``stopped``) has flushed everything and left.
 
-    ``first``: it waits with taking votes until it is known. Never dropped, and answered with ``NodeKnown``.
+    ``first``: it waits with taking votes until it is known. Never dropped, and answered with ``NodeKnown`` to the
+    reply queue of ``reply_to``, or else of ``node_id``.
     """
 
     node_id: UUID
@@ -231,6 +232,7 @@ class NodeHeartbeat(msgspec.Struct, frozen=True):
     stopped: bool = False
     format: int = FORMAT
     first: bool = False
+    reply_to: UUID | None = None
 
 
 class AuditEntry(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from pika.channel import Channel
 from models.runtime.settings import BrokerSettings
 from models.wire import names
 from models.wire.notices import Notice
-from socket_tier.amqp.link import Link
+from socket_tier.amqp.link import CONNECT_DEADLINE_S, Link
 from socket_tier.amqp.publisher import Publisher
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import Refused
@@ -62,6 +62,7 @@ class NoticeInbox:
         self._on_notice = on_notice
         self._on_hearing = on_hearing
         self._on_gap = on_gap
+        self._closing = False
         self._name_is_taken = False
         self._said = 0  # echoes; also the number of the last one
         self._said_when_deaf = 0
@@ -76,11 +77,13 @@ class NoticeInbox:
             watching.cancel()
 
     async def close(self) -> None:
+        self._closing = True
         await self.link.close()
 
     def _opened(self, channel: Channel) -> None:
         self.address = uuid4() if self._name_is_taken else self._node_id
         self._name_is_taken = False
+        self._unproven_s = 0.0
         queue = names.reply_queue(self.address)
         channel.add_on_close_callback(self._channel_closed)
         # max-length: a node that doesn't read must not fill the broker; what is dropped is repaired by the next read.
@@ -140,8 +143,11 @@ class NoticeInbox:
             passed_s = min(loop.time() - began, 2 * _ECHO_EVERY_S)
             self._unproven_s += passed_s
             self._silent_s += passed_s
-            if self._unproven_s >= _DEAF_AFTER_S and self.consuming.is_set():
-                self._deaf()
+            if self.consuming.is_set():
+                if self._unproven_s >= _DEAF_AFTER_S:
+                    self._deaf()
+            elif self.link.up and self._unproven_s >= CONNECT_DEADLINE_S:
+                self._give_up()  # half dead from the beginning
 
     def _say(self) -> None:
         """Into the queue from which this node hears, while the publisher takes anything: else it is nobody's fault."""
@@ -162,14 +168,17 @@ class NoticeInbox:
     def _deaf(self) -> None:
         self._set_hearing(False)
         if self._stored >= _ECHOES_LOST and (self._silent_s >= _DEAF_AFTER_S or self._unproven_s >= _NO_ECHO_S):
-            self._unproven_s, self._stored = 0.0, 0
-            self._metrics.count("notices.deaf")
-            log.warning("notices_reset")
-            self._name_is_taken = True  # the broker takes this connection for a good one
-            self.link.reset()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._unproven_s, self._stored = 0.0, 0
+        self._metrics.count("notices.deaf")
+        log.warning("notices_reset")
+        self._name_is_taken = True  # the broker takes this connection for a good one
+        self.link.reset()
 
     def _set_hearing(self, hearing: bool) -> None:
-        if hearing != self.hearing:
+        if hearing != self.hearing and not self._closing:
             self.hearing = hearing
             self._said_when_deaf = self._said
             log.warning("notices_hearing" if hearing else "notices_deaf")

@@ -12,7 +12,7 @@ from pika.channel import Channel
 
 from models.runtime.settings import BrokerSettings
 from models.wire import names
-from socket_tier.amqp.link import Link
+from socket_tier.amqp.link import CONNECT_DEADLINE_S, Link
 from socket_tier.metrics import NodeMetrics
 from socket_tier.refusals import BrokerUnavailable, NodeBusy
 
@@ -48,6 +48,7 @@ class Publisher:
         self._settings = settings
         self._metrics = metrics
         self._channel: Channel | None = None
+        self._opened_at = 0.0
         self._next_tag = 1
         self._something_missing = False
         self._unconfirmed: dict[int, _Unconfirmed] = {}  # delivery tag -> message, oldest first
@@ -139,6 +140,7 @@ class Publisher:
 
         To make it takes rights that let an account delete it, too: one that lacks them waits for a worker to come.
         """
+        self._opened_at = time.monotonic()
         channel.add_on_close_callback(self._channel_closed)
         look = not self._something_missing
         channel.exchange_declare(names.ECHO_EXCHANGE, "direct", durable=True)  # the nodes' own
@@ -232,6 +234,9 @@ class Publisher:
                 del self._unconfirmed[tag]
                 expired = True
                 self._never_confirmed(message)
+            if self.link.up and self._channel is None and now - self._opened_at > CONNECT_DEADLINE_S:
+                log.warning("publisher_reset")  # half dead from the beginning
+                self.link.reset()
             if expired and self._channel is not None and not self.link.blocked:
                 # Confirms don't come although nothing blocks: this connection is of no use any more. While there is
                 # none, votes are refused at once instead of waiting out the time one by one.

@@ -26,6 +26,8 @@ class HalfDeadProxy:
         self._target = urlsplit(url)
         self._connections: list[_Connection] = []
         self._forwards: list[asyncio.Task[None]] = []
+        self._next_is_deaf_after: bytes | None = None
+        self.deafened = 0  # of those that were to be deaf from a word on
 
     @property
     def url(self) -> str:
@@ -55,6 +57,10 @@ class HalfDeadProxy:
         for connection in self._named(name):
             connection.deaf = True
 
+    def deafen_next(self, word: str) -> None:
+        """Likewise for the next connection over which the client says this word, from then on."""
+        self._next_is_deaf_after = word.encode()
+
     def mute(self, name: str) -> None:
         """What these clients say is lost from now on, likewise."""
         for connection in self._named(name):
@@ -79,6 +85,10 @@ class HalfDeadProxy:
             while data := await reader.read(65536):
                 if len(connection.said) < 4096:
                     connection.said += data
+                if self._next_is_deaf_after is not None and self._next_is_deaf_after in data:
+                    self._next_is_deaf_after = None
+                    connection.deaf = True
+                    self.deafened += 1
                 if not connection.mute:
                     connection.far.write(data)
         except ConnectionError:

@@ -14,6 +14,7 @@ from tests.socket_tier.browsers import Ack, Browser
 from tests.socket_tier.conftest import NewBrowser
 from tests.socket_tier.extra_node import ExtraNode
 from tests.socket_tier.half_dead_proxy import HalfDeadProxy
+from tests.socket_tier.proxy import Proxy
 from tests.socket_tier.rest import Poll, Rest
 from tests.socket_tier.waiting import eventually
 
@@ -31,10 +32,19 @@ async def proxy(amqp_url: str) -> AsyncIterator[HalfDeadProxy]:
 
 
 @pytest.fixture
-async def node(proxy: HalfDeadProxy, tmp_path: Path) -> AsyncIterator[str]:
-    """The address of a node that reaches the broker through the proxy."""
+async def cache(redis_url: str) -> AsyncIterator[Proxy]:
+    """Before Redis, for one node."""
+    proxy = Proxy(redis_url)
+    await proxy.start()
+    yield proxy
+    await proxy.stop()
+
+
+@pytest.fixture
+async def node(proxy: HalfDeadProxy, cache: Proxy, tmp_path: Path) -> AsyncIterator[str]:
+    """The address of a node that reaches the broker and Redis through the proxies."""
     log = tmp_path / "half-dead-node.log"
-    node = await asyncio.to_thread(ExtraNode, "half-dead", log, BROKER__URL=proxy.url)
+    node = await asyncio.to_thread(ExtraNode, "half-dead", log, BROKER__URL=proxy.url, REDIS__URL=cache.url)
     yield node.url
     await asyncio.to_thread(node.stop)
 
@@ -159,6 +169,31 @@ async def test_a_node_whose_connection_is_half_dead_hears_again_long_before_the_
     await browser.hears("vote-recorded", commandId="after")
 
 
+@pytest.mark.proves("FR-035", "FR-037")
+async def test_what_was_missed_is_read_from_the_database_while_redis_is_away(
+    new_browser: NewBrowser, rest: Rest, proxy: HalfDeadProxy, cache: Proxy, node: str
+) -> None:
+    # Given two polls with a voter each
+    closing, staying = await rest.open_poll(), await rest.open_poll()
+    voters = [await new_browser(node).connect() for _ in range(2)]
+    joined = [await voter.join(poll.code, "Ada") for voter, poll in zip(voters, (closing, staying), strict=True)]
+    # When Redis is away for their node, which is deaf as one of them is closed
+    cache.go_away()
+    proxy.cut_near_side(NOTICES)
+    await rest.change(closing, "closed")
+    # Then it knows of the close, and takes votes in the other
+    await voters[0].hears("poll-state-changed", newState="closed")
+    await eventually(lambda: is_taken(voters[1], staying, joined[1]), "a vote")
+    assert (await voters[0].vote(closing.code, joined[0], 1))["error"] == "Voting is not open"
+    cache.come_back()
+
+
+async def is_taken(voter: Browser, poll: Poll, joined: Ack) -> bool:
+    ack = await voter.vote(poll.code, joined, 1)
+    assert ack["success"] or ack["retryAfter"] > 0
+    return bool(ack["success"])
+
+
 async def is_status(rest: Rest, node: str, status: str) -> bool:
     return await broker_status(rest, node) == status
 
@@ -181,6 +216,24 @@ async def test_a_node_to_whom_nobody_listens_notices_without_a_vote(
         break_link(PUBLISHER)
         await eventually(lambda: is_status(rest, node, "disconnected"), "a link that nobody answers")
         await eventually(lambda: is_status(rest, node, "connected"), "a new one")
+
+
+@pytest.mark.proves("FR-037")
+@pytest.mark.parametrize(
+    ("link", "word"),
+    [(NOTICES, names.NODES_EXCHANGE), (PUBLISHER, names.COMMANDS_EXCHANGE)],
+    ids=["notices", "publisher"],
+)
+async def test_a_connection_that_is_half_dead_from_the_beginning_is_given_up_too(
+    rest: Rest, proxy: HalfDeadProxy, node: str, link: str, word: str
+) -> None:
+    assert await broker_status(rest, node) == "connected"
+    proxy.deafen_next(word)
+    proxy.cut_near_side(link)
+    broken_at = time.monotonic()
+    await eventually(lambda: proxy.deafened, "a new connection")
+    await eventually(lambda: is_status(rest, node, "connected"), "another one")
+    assert time.monotonic() - broken_at < _DEAF_S
 
 
 async def test_totals_of_a_state_that_a_node_has_not_heard_of_are_hidden_as_that_state_asks(

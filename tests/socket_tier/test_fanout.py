@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import uuid4
 
@@ -21,6 +21,7 @@ from socket_tier.redis_pipeline import RedisPipeline
 from socket_tier.server import SocketServer
 from socket_tier.transport.direct_socket import DirectSocket
 from socket_tier.unfinished import Bodies, Unfinished
+from tests.socket_tier.half_dead_proxy import HalfDeadProxy
 from tests.socket_tier.proxy import Proxy
 from tests.socket_tier.waiting import eventually
 
@@ -171,6 +172,29 @@ async def test_a_listener_whose_redis_hangs_says_that_it_is_deaf(here: Here, pro
     proxy.let_answers_through()
     await eventually(lambda: here.hearing[-1], "the listener to hear again")
     await hears_what_is_published(here, redis_url)
+
+
+@pytest.mark.proves("FR-037")
+@pytest.mark.parametrize(
+    "break_link",
+    [
+        pytest.param(lambda proxy: proxy.cut_near_side("SUBSCRIBE"), id="this end dies alone"),
+        pytest.param(lambda proxy: proxy.deafen("SUBSCRIBE"), id="nothing comes any more"),
+        pytest.param(lambda proxy: proxy.mute("PUBLISH"), id="nothing is sent any more"),
+    ],
+)
+async def test_a_listener_whose_connection_is_half_dead_makes_a_new_one(
+    redis_url: str, break_link: Callable[[HalfDeadProxy], None]
+) -> None:
+    proxy = HalfDeadProxy(redis_url)
+    await proxy.start()
+    here = Here(proxy.url)
+    await here.listen()
+    break_link(proxy)
+    await eventually(lambda: here.hearing == [True, False, True], "deaf, and hearing again")
+    await hears_what_is_published(here, redis_url)
+    await here.close()
+    await proxy.stop()
 
 
 async def hears_what_is_published(here: Here, redis_url: str) -> None:

@@ -122,7 +122,7 @@ class HostActors:
             self._metrics.count("heartbeats.dropped")
         else:
             if heartbeat.first:
-                self._notices.answer(heartbeat.node_id, NodeKnown(heartbeat.node_id))
+                self._notices.answer(heartbeat.reply_to or heartbeat.node_id, NodeKnown(heartbeat.node_id))
 
     def _show(self, poll: PollSnapshot, *, new: bool = False) -> None:
         """Into Redis at once, so that a node that looks there after the notice finds it.
