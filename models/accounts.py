@@ -55,7 +55,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "audit_log": "INSERT, SELECT (id)",
     },
     "votemill_retires": {
-        "polls": f"SELECT, {_VERSION}, DELETE",
+        "polls": f"SELECT, {_VERSION}, UPDATE (expires_at), DELETE",
         "voting_periods": "SELECT",
         "state_changes": "SELECT",
         "participants": "SELECT, DELETE",
@@ -113,7 +113,7 @@ RULES: Mapping[str, str] = {
     " +set +publish",
     HOST_WORKER: f"~room:* ~browser:* ~turn:* ~lead:* ~{names.CLOCK_KEY} %R~config:* {_FAN_OUT}"
     f" {_CONNECTS} +time {_SCRIPTS} {_HASHES} +get +set +pexpire +del +unlink +scan +publish",
-    RETENTION: f"~room:* {_CONNECTS} +del",
+    RETENTION: f"~room:* {_FAN_OUT} {_CONNECTS} +del +publish",
     SCALER: f"~{names.SCALER_KEY} %R~node:* %R~{names.NODES_ALIVE_KEY} %R~config:*"
     f" {_CONNECTS} +time +zrangebyscore +mget +hgetall +get +set +pexpire",
     OPERATOR: "allkeys allchannels +@all",

@@ -16,10 +16,22 @@ from models.database import Database
 from models.times import as_us, at
 from models.wire.commands import AuditEntry
 
+# A version is the time of the last change of votes or state.
+_IN_USE = "version >= %(since_us)s AND expires_at < created_at + %(most_days)s * interval '1 day'"
+
+# Before its time is over, so that nodes never take a poll in use for one that is gone: they learn of it with the next
+# totals.
+PUT_OFF = f"""
+UPDATE polls SET expires_at = least(%(now)s + interval '1 day', created_at + %(most_days)s * interval '1 day')
+WHERE id = ANY(ARRAY(
+  SELECT id FROM polls WHERE expires_at <= %(now)s + interval '1 hour' AND {_IN_USE} FOR NO KEY UPDATE SKIP LOCKED
+))
+"""  # nosec B608
+
 # Locked in the order in which votes lock them; a poll that is being written to is left for the next call.
-TAKE_EXPIRED = """
-SELECT id FROM polls WHERE expires_at <= %s ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
-"""
+TAKE_EXPIRED = f"""
+SELECT id FROM polls WHERE expires_at <= %(now)s AND NOT ({_IN_USE}) ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+"""  # nosec B608
 
 # A statement of its own, so that it sees what was committed while the rows were being locked. voting_periods,
 # state_changes and hosts go with their poll; whose browser or address it was is nobody's business any more.
@@ -73,14 +85,15 @@ FORGET = {
 
 FORGET_NODES = "DELETE FROM nodes WHERE last_seen_at_us < %s"
 
-COUNT_EXPIRED = """
+COUNT_EXPIRED = f"""
 SELECT count(*), coalesce(sum((SELECT sum(n) FROM unnest(t.votes) AS u (n))), 0)::bigint
-FROM polls p LEFT JOIN tallies t ON t.poll_id = p.id WHERE expires_at <= %s
-"""
+FROM polls p LEFT JOIN tallies t ON t.poll_id = p.id WHERE expires_at <= %(now)s AND NOT ({_IN_USE})
+"""  # nosec B608
 
 COUNT_PARTICIPANTS = "SELECT count(*) FROM participants WHERE last_seen_at < %s"
 
 _NOBODY = UUID(int=0)
+_IN_USE_US = 86_400 * 1_000_000
 
 
 @dataclass(frozen=True)
@@ -99,10 +112,16 @@ class RetiredPoll:
         return sum(self.document["votes"] or ())
 
 
-def retire(db: Database, now_us: int, limit: int) -> list[int]:
-    """Take up to ``limit`` polls whose time is over out of ``polls``. Their ids; none when no poll is left."""
+def retire(db: Database, now_us: int, limit: int, most_days: int) -> list[int]:
+    """Take up to ``limit`` polls whose time is over out of ``polls``. Their ids; none when no poll is left.
+
+    A poll in use, of which votes or state have changed within a day, is given another one, until it is ``most_days``
+    old.
+    """
     with db.transaction():
-        expired = [poll_id for (poll_id,) in db.execute(TAKE_EXPIRED, (at(now_us), limit))]
+        values = _when(now_us, most_days) | {"limit": limit}
+        db.execute(PUT_OFF, values)
+        expired = [poll_id for (poll_id,) in db.execute(TAKE_EXPIRED, values)]
         if expired:
             db.execute(RETIRE, {"polls": numbers(expired), "now": at(now_us)})
         return expired
@@ -174,10 +193,14 @@ def forget_nodes(db: Database, before_us: int) -> None:
         db.execute(FORGET_NODES, (before_us,))
 
 
-def count_expired(db: Database, now_us: int) -> tuple[int, int]:
-    """How many polls are past their retention, and their votes."""
+def _when(now_us: int, most_days: int) -> dict[str, Any]:
+    return {"now": at(now_us), "since_us": now_us - _IN_USE_US, "most_days": most_days}
+
+
+def count_expired(db: Database, now_us: int, most_days: int) -> tuple[int, int]:
+    """How many polls ``retire`` would take, and their votes."""
     with db.transaction():
-        polls, votes = db.execute(COUNT_EXPIRED, (at(now_us),)).fetchone()
+        polls, votes = db.execute(COUNT_EXPIRED, _when(now_us, most_days)).fetchone()
         return polls, votes
 
 

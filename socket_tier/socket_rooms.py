@@ -128,11 +128,14 @@ class SocketRooms:
             self._tasks.start(told, "tell-nodes")
 
     def take(self, event: str, target: str, payload: Any) -> bool:
-        """What nodes tell each other over the fan-out; False when it is for browsers as it is."""
+        """What nodes are told over the fan-out; False when it is for browsers as it is."""
         if event == names.VOTE_REJECTED:
             self._refused(target, payload)
             browsers = {key: value for key, value in payload.items() if key != names.REFUSED}
             self._tasks.start(self._fanout.deliver(target, event, browsers), "vote-rejected")
+            return True
+        if event == names.POLL_RETIRED:
+            self._rooms.doubt(payload["roomCode"], int(payload["pollId"]))
             return True
         if event != names.FIRST_VOTERS:
             return False

@@ -176,7 +176,7 @@ class WorkerProcess:
         self._part("finals-levels", lambda: None, finals.close)
         self._periodic("finals", Finals.EVERY_S, finals.round)
         self._periodic("timed-closes", TimedCloses.EVERY_S, TimedCloses(self.gate, host, self.metrics).round)
-        retention = Retention(settings, self.gate, self.rooms, self.metrics, self.broker.stopping)
+        retention = Retention(settings, self.gate, self.rooms, self.fan_out, self.metrics, self.broker.stopping)
         self.secrets.watch(lambda changed: retention.use(changed.database))
         self._periodic("retention", Retention.EVERY_S, retention.round)
         queues = QueueWatch(settings.broker, self.metrics, f"{settings.worker.name} {self.role}")

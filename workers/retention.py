@@ -26,9 +26,11 @@ from models.retention_store import RetiredPoll
 from models.runtime import logs
 from models.runtime.settings import DatabaseSettings, Settings, load_or_exit
 from models.sole_run import sole_run
+from models.wire import names
 from workers.archives import ArchiveUnavailable, open_archive
 from workers.cache import open_redis
 from workers.database_gate import DatabaseGate
+from workers.fan_out import Emission, FanOut
 from workers.metrics import WorkerMetrics
 from workers.rooms import Rooms
 
@@ -38,6 +40,7 @@ T = TypeVar("T")
 
 EX_TEMPFAIL = 75  # sysexits.h
 _LOCK_KEY = 6_864_554
+_LONGEST_LIFE = 2  # of a poll in use, as a multiple of the others' retention
 _RETIRED_AT_ONCE = 20  # their rows are locked together, for some milliseconds
 _DAY_US = 86_400 * 1_000_000
 _BATCHES_KEPT_US = 3 * _DAY_US  # far longer than a message can wait in a queue
@@ -75,8 +78,15 @@ class Retention:
     EVERY_S = 600.0
 
     def __init__(
-        self, settings: Settings, gate: DatabaseGate, rooms: Rooms, metrics: WorkerMetrics, stopping: threading.Event
+        self,
+        settings: Settings,
+        gate: DatabaseGate,
+        rooms: Rooms,
+        fan_out: FanOut,
+        metrics: WorkerMetrics,
+        stopping: threading.Event,
     ) -> None:
+        self._fan_out = fan_out
         self._settings = settings
         self.use(settings.database)
         self._gate = gate
@@ -84,6 +94,7 @@ class Retention:
         self._metrics = metrics
         self._stopping = stopping
         self._batch_rows = settings.retention.batch_rows
+        self._most_days = settings.poll.retention_days * _LONGEST_LIFE
         self._archive = open_archive(settings.retention)
         self._check: Callable[[], None] = lambda: None
         self._gone: Counter[str] = Counter()
@@ -117,7 +128,7 @@ class Retention:
     def _polls(self) -> None:
         try:
             self._finish()  # what an earlier round has left
-            while self._batch(_now(partial(retention_store.retire, limit=_RETIRED_AT_ONCE))):
+            while self._batch(_now(partial(retention_store.retire, limit=_RETIRED_AT_ONCE, most_days=self._most_days))):
                 self._finish()
         except ArchiveUnavailable as error:
             # No more polls are retired: those that are wait until the archive is there again.
@@ -131,6 +142,9 @@ class Retention:
                 continue
             # Nodes and workers take what Redis has for the poll that now has this code.
             self._rooms.forget(poll.room_code)
+            # Whoever is in its room is put out; a node that misses this learns of it when the next vote is refused.
+            gone = {"roomCode": poll.room_code, "pollId": str(poll.poll_id)}
+            self._fan_out.emit([Emission(names.POLL_RETIRED, gone, names.nodes_room(poll.room_code))])
             try:
                 self._keep(poll)
             except IncompleteArchive as error:
@@ -187,7 +201,7 @@ class Retention:
     def expected(self) -> Counter[str]:
         """What a round would delete, by the tables as they are now. Changes nothing."""
         participants_us = self._settings.retention.participants_days * _DAY_US
-        polls, votes = self._gate.call(_now(retention_store.count_expired))
+        polls, votes = self._gate.call(_now(partial(retention_store.count_expired, most_days=self._most_days)))
         retired = self._gate.call(retention_store.count_retired)
         participants = self._gate.call(_before(participants_us, retention_store.count_participants))
         found = Counter({"polls": polls + retired, "votes": votes, "participants": participants})
@@ -233,8 +247,9 @@ def main() -> int:
     gate = DatabaseGate(
         open_database(msgspec.structs.replace(settings.database, **limits), "votemill-retention"), metrics
     )
-    rooms = Rooms(open_redis(settings.redis), settings.redis.room_ttl_s)
-    retention = Retention(settings, gate, rooms, metrics, threading.Event())
+    client = open_redis(settings.redis)
+    rooms = Rooms(client, settings.redis.room_ttl_s)
+    retention = Retention(settings, gate, rooms, FanOut(client), metrics, threading.Event())
     try:
         found = retention.expected() if dry else retention.round()
     except (DatabaseUnavailable, redis.RedisError) as error:

@@ -150,9 +150,10 @@ class Rooms:
 
     def forget_choices(self, room_codes: Iterable[str]) -> None:
         """Whoever resumes in these rooms is told what the database knows."""
-        keys = [names.choices_key(code) for code in room_codes]
-        if keys:
-            self._redis.delete(*keys)
+        pipe = self._redis.pipeline(transaction=False)
+        for code in room_codes:
+            pipe.expire(names.choices_key(code), 0)  # a vote worker's account may not delete
+        pipe.execute()
 
     def forget(self, room_code: str) -> None:
         """Take out everything that stands there for a room whose poll is gone."""

@@ -164,3 +164,5 @@ RESULTS_PAUSED = "results-paused"
 RESULTS_RESUMED = "results-resumed"
 # From node to node.
 FIRST_VOTERS = "first-voters"
+# From workers to nodes.
+POLL_RETIRED = "poll-retired"

@@ -9,6 +9,7 @@ from models.participant_store import register
 from models.poll_store import claim_host, create_poll
 from models.retention_store import (
     LEFT_BEHIND,
+    count_expired,
     delete_left_behind,
     forget,
     forget_nodes,
@@ -18,6 +19,7 @@ from models.retention_store import (
     retire,
 )
 from models.tables import TABLES
+from models.times import as_us
 from models.wire.commands import AuditEntry, ClaimHost, NodeHeartbeat, PollFlushed
 from tests.models.given import (
     NODE,
@@ -49,10 +51,10 @@ def test_an_expired_poll_goes_with_all_that_belongs_to_it(database):
     note_flush(database, PollFlushed(here, 1, NODE, 1))
     stays = open_poll(database).poll_id
     store(database, vote(stays, 5, 1))
-    # When its time is over
-    assert retire(database, DAY_US, 5) == []
-    assert retire(database, DAY_US + 1, 5) == [here]
-    assert retire(database, DAY_US + 1, 5) == []
+    # When its time is over, and nobody has used it for long
+    assert retire(database, DAY_US, 5, 1) == []
+    assert retire(database, DAY_US + 1, 5, 1) == [here]
+    assert retire(database, DAY_US + 1, 5, 1) == []
     # Then votes for it don't count any more, and what it was is remembered
     assert codes(store(database, vote(here, 1, 1, seq=9_000))) == [[(0, "poll_not_found")]]
     poll = next_retired(database, 0)
@@ -77,12 +79,41 @@ def test_an_expired_poll_goes_with_all_that_belongs_to_it(database):
 
 
 @pytest.mark.proves("FR-005")
+def test_a_poll_in_use_is_given_another_day_and_not_without_end(database):
+    # Given polls that expire after ten days, one of which is voted in then
+    used, quiet = (create_poll(database, create_command(), retention_days=10, now_us=1).poll_id for _ in range(2))
+    change(database, used, "open", 1_000)
+    at_end = 10 * DAY_US + 1
+    store(database, vote(used, 1, 0), now_us=at_end - DAY_US // 2)
+    assert count_expired(database, at_end, 12) == (1, 0)
+    assert retire(database, at_end, 5, 12) == [quiet]
+    # Then it lives on for as long as somebody votes
+    assert expires(database, used) == at_end + DAY_US
+    assert codes(store(database, vote(used, 2, 0), now_us=at_end)) == [[]]
+    assert retire(database, at_end + DAY_US + 1, 5, 12) == [used]
+    # And at most until it is as old as that
+    used = create_poll(database, create_command(), retention_days=10, now_us=1).poll_id
+    change(database, used, "open", 1_000)
+    for day in (10, 11, 12):
+        store(database, vote(used, 1, 0, seq=2_000 + day), now_us=day * DAY_US)
+        # Before its time is over, so that no node takes it for gone
+        assert retire(database, day * DAY_US - 1, 5, 12) == []
+        assert expires(database, used) == min(day * DAY_US - 1 + DAY_US, 12 * DAY_US + 1)
+    assert retire(database, 12 * DAY_US + 1, 5, 12) == [used]
+
+
+def expires(database, poll_id):
+    ((moment,),) = rows(database, "SELECT expires_at FROM polls WHERE id = %s", (poll_id,))
+    return as_us(moment)
+
+
+@pytest.mark.proves("FR-005")
 def test_a_retired_polls_room_code_is_free_at_once(database, monkeypatch):
     monkeypatch.setattr(poll_store, "new_room_code", lambda: "AGAIN2")
     old = create_poll(database, create_command(), retention_days=1, now_us=1)
     with pytest.raises(RuntimeError):
         create_poll(database, create_command(), retention_days=1, now_us=DAY_US + 1)
-    retire(database, DAY_US + 1, 5)
+    retire(database, DAY_US + 1, 5, 1)
     new = create_poll(database, create_command(), retention_days=1, now_us=DAY_US + 1)
     assert (new.room_code, new.poll_id != old.poll_id) == ("AGAIN2", True)
 

@@ -30,6 +30,7 @@ from workers.after_restore import reinstate
 from workers.cache import open_redis
 from workers.connection import parameters
 from workers.database_gate import DatabaseGate
+from workers.fan_out import FanOut
 from workers.metrics import WorkerMetrics
 from workers.notices import Notices
 from workers.outbox import Outbox
@@ -294,7 +295,7 @@ def test_retention_lets_a_poll_go_with_its_account(stack: SecuredStack, account:
     assert guest.join(room.code, "Somebody").success and guest.vote(room.code, 1).success
     assert guest.hears(names.VOTE_RECORDED, SOON_S)
     guest.close()
-    expire = "UPDATE polls SET expires_at = now() - interval '1 day' WHERE room_code = %s RETURNING id"
+    expire = "UPDATE polls SET expires_at = now() - interval '1 day', version = 1 WHERE room_code = %s RETURNING id"
     poll_id = ask(stack.folder.path, stack.dsn, expire, room.code)
     # When retention runs
     settings = stack.settings_as(account)
@@ -302,7 +303,7 @@ def test_retention_lets_a_poll_go_with_its_account(stack: SecuredStack, account:
     gate = DatabaseGate(open_database(settings.database, "test"), metrics)
     client = open_redis(settings.redis)
     try:
-        gone = Retention(settings, gate, Rooms(client, 60), metrics, threading.Event()).round()
+        gone = Retention(settings, gate, Rooms(client, 60), FanOut(client), metrics, threading.Event()).round()
     finally:
         client.close()
         gate.close()

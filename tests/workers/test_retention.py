@@ -36,6 +36,7 @@ from tests.workers import given
 from tests.workers.conftest import eventually
 from workers.cache import open_redis
 from workers.database_gate import DatabaseGate
+from workers.fan_out import FanOut
 from workers.metrics import WorkerMetrics
 from workers.retention import Retention
 from workers.rooms import Outcome, Rooms
@@ -85,7 +86,7 @@ def make(settings: Settings, archive: Path, cache: redis.Redis) -> Iterator[Make
         metrics = WorkerMetrics(here, "test")
         gates.append(DatabaseGate(open_database(here.database, "retention-tests"), metrics))
         rooms = Rooms(open_redis(here.redis), 60)
-        return Retention(here, gates[-1], rooms, metrics, stopping or Watched())
+        return Retention(here, gates[-1], rooms, FanOut(open_redis(here.redis)), metrics, stopping or Watched())
 
     yield make
     for gate in gates:
@@ -103,7 +104,8 @@ def expired_poll(database: Database, votes: int = 25) -> PollSnapshot:
     register(database, people)
     store_batches(database, [batch], given.now_us())
     with database.transaction():
-        database.execute("UPDATE polls SET expires_at = now() WHERE id = %s", (poll.poll_id,))
+        # Nothing has changed for long.
+        database.execute("UPDATE polls SET expires_at = now(), version = 1 WHERE id = %s", (poll.poll_id,))
     return given.stored(database, poll)
 
 
