@@ -81,6 +81,7 @@ _LOOK_EVERY_S = 0.5
 _OVERTAKEN_AFTER_S = 2.0  # a call that waits for a row may wait for so long in any case
 _LONGEST_LIFE_S = 600.0  # of a connection: however quietly the address has moved, it is followed by then
 _LONGEST_TEXT = 500
+_PORT = "5432"
 
 
 class Connection(psycopg2.extensions.connection):
@@ -103,7 +104,10 @@ def wait(connection: Connection) -> None:
     while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
         now = time.monotonic()
         if now >= deadline:
-            raise DatabaseUnavailable("deadline", "no answer from the server within the client's deadline")
+            where = connection.info.host, str(connection.info.port)
+            if pool is not None and connection.generation == math.inf:  # it logs in
+                pool.silent = where
+            raise DatabaseUnavailable("deadline", f"no answer from {':'.join(where)} within the client's deadline")
         if now - began > _OVERTAKEN_AFTER_S and pool is not None and pool.is_overtaken(connection):
             raise DatabaseUnavailable("overtaken", "no answer, while newer connections get one")
         # A poller per round, since libpq goes on to another socket when it tries the next address.
@@ -137,13 +141,16 @@ class Pool(PooledPostgresqlDatabase):
         self._connecting = 0
         self._generation = 0
         self._newest_answered = 0
-        self._silences = 0
+        self.silent: tuple[str, str] | None = None  # the host and port that a login has waited for in vain
         self.on_failed_login: Callable[[], None] = lambda: None
         self._call_deadline_s = settings.call_deadline_s
 
     def spelled(self, url: str) -> str:
         """As peewee takes it, and libpq finds a server that takes writes."""
         url = url.replace("postgres://", "postgresql://", 1)
+        if self._writable:
+            # A primary that was set aside takes no writes, and libpq would look no further.
+            url = url.replace("target_session_attrs=primary", _WRITABLE)
         if not self._writable or "target_session_attrs=" in url:
             return url
         return f"{url}{'&' if '?' in url else '?'}{_WRITABLE}"
@@ -230,14 +237,8 @@ class Pool(PooledPostgresqlDatabase):
                 self.on_failed_login()
 
     def _log_in(self) -> Connection:
-        silences = self._silences
-        try:
-            connection: Connection = self._adapter.connect(
-                self, **self.connect_params, **_rotated(self.database, silences)
-            )
-        except DatabaseUnavailable:
-            self._silences = silences + 1
-            raise
+        hosts = _beginning_after(self.silent, self.database)
+        connection: Connection = self._adapter.connect(self, **self.connect_params, **hosts)
         connection.autocommit = True
         return connection
 
@@ -269,13 +270,18 @@ class Pool(PooledPostgresqlDatabase):
         )
 
 
-def _rotated(url: str, turn: int) -> dict[str, str]:
-    """The hosts of a URL that names several, beginning with another one after each silence: libpq goes on to the next
-    host after a refusal, and would wait for the first one's silence to end at each try."""
+def _beginning_after(silent: tuple[str, str] | None, url: str) -> dict[str, str]:
+    """The hosts of a URL that names several, beginning with the one after the host that was silent last: libpq goes on
+    to the next after a refusal, and would use up each login's time waiting for the first."""
     named = psycopg2.extensions.parse_dsn(url)
     lists = {key: named[key].split(",") for key in ("host", "hostaddr", "port") if "," in named.get(key, "")}
-    at = {key: turn % len(values) for key, values in lists.items()}
-    return {key: ",".join(values[at[key] :] + values[: at[key]]) for key, values in lists.items()}
+    hosts = lists.get("host") or lists.get("hostaddr") or []
+    ports = [port or _PORT for port in lists.get("port") or [named.get("port", _PORT)] * len(hosts)]
+    places = list(zip(hosts, ports, strict=True))
+    if silent not in places:
+        return {}
+    first = places.index(silent) + 1
+    return {key: ",".join(values[first:] + values[:first]) for key, values in lists.items()}
 
 
 def _come_back_reason(error: BaseException) -> str | None:

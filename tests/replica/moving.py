@@ -32,12 +32,14 @@ class Address:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="address", daemon=True)
         self._thread.start()
-        self._link = Link(ports.any_free(), ("127.0.0.1", 1))
+        self.port = ports.any_free()
+        self._link = Link(self.port, ("127.0.0.1", 1))
         self._do(self._link.open())
-        self.url = f"postgresql://votemill@127.0.0.1:{self._link.port}/votemill"
+        self.url = f"postgresql://votemill@127.0.0.1:{self.port}/votemill"
 
-    def move(self, server: Server) -> None:
-        self._link.target = ("127.0.0.1", server.port)
+    def move(self, port: int) -> None:
+        """New connections lead to that server on this machine."""
+        self._link.target = ("127.0.0.1", port)
 
     def close(self) -> None:
         self._do(self._link.close())

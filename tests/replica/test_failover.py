@@ -35,7 +35,7 @@ class Servers:
         self.address = address
         self.all = [Server(folder, "postgres-1")]
         self.primary.make()
-        address.move(self.primary)
+        address.move(self.primary.port)
 
     @property
     def primary(self) -> Server:
@@ -51,7 +51,7 @@ class Servers:
         self.all.append(new)
         before = self.batches()
         moved_at = time.monotonic()
-        self.address.move(new)
+        self.address.move(new.port)
         wait_until(lambda: self.batches() > before, SOON_S, "no vote is stored by the new primary")
         return time.monotonic() - moved_at
 
@@ -95,7 +95,7 @@ def hung(servers: Servers) -> None:
 
 def killed_and_led_astray(servers: Servers) -> None:
     """The address leads to a server that only answers questions, before it leads to the new primary."""
-    servers.address.move(servers.all[0])
+    servers.address.move(servers.all[0].port)
     servers.primary.kill()
 
 
