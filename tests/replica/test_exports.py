@@ -17,6 +17,7 @@ from scripts.loadtest import rest
 from scripts.stack.supervision import wait_until
 from tests.own_stack import on_own_servers
 from tests.replica.conftest import SOON_S, ReplicaStack, Witness, export
+from tests.replica.moving import Address
 from tests.workers import given
 from workers.database_gate import DatabaseGate
 from workers.metrics import WorkerMetrics
@@ -165,11 +166,44 @@ def test_only_a_standby_of_the_same_database_is_read(
     reads.start()
     in_use = "instances.worker-1-test.replica.in_use"
     wait_until(lambda: in_use in metrics.take().gauges, SOON_S, "nobody looked at the standby")
-    port = reads.read(1, 0, _port)
+    port = reads.read(_poll_id(replica_stack, witness), 0, _port)
     # Then the right one answers
     assert port == urlsplit(standby if follows else primary).port
     reads.close()
     gate.close()
+
+
+def test_a_standby_is_read_once_the_address_that_led_to_a_primary_leads_to_it(
+    replica_stack: ReplicaStack, witness: Witness
+) -> None:
+    # Given an address that leads to what is no standby, such as one that was promoted
+    address = Address()
+    address.move(urlsplit(replica_stack.dsn).port or 0)
+    parts = urlsplit(replica_stack.env["REPLICA_URL"])
+    user = parts.netloc.rpartition("@")[0]
+    loaded = load()
+    addresses = msgspec.structs.replace(
+        loaded.database, url=replica_stack.dsn, replica_url=f"postgresql://{user}@127.0.0.1:{address.port}/votemill"
+    )
+    settings = msgspec.structs.replace(loaded, database=addresses)
+    metrics = WorkerMetrics(settings, "test")
+    gate = DatabaseGate(open_database(settings.database, "replica-tests"), metrics)
+    reads = ReplicaReads(settings, gate, metrics, "replica-tests")
+    reads.start()
+    in_use = "instances.worker-1-test.replica.in_use"
+    wait_until(lambda: in_use in metrics.take().gauges, SOON_S, "nobody looked at it")
+    poll_id = _poll_id(replica_stack, witness)
+    assert reads.read(poll_id, 0, _port) == urlsplit(replica_stack.dsn).port
+    # When it leads to a standby: then that is read
+    address.move(parts.port or 0)
+    wait_until(lambda: reads.read(poll_id, 0, _port) == parts.port, SOON_S, "the standby is not read")
+    reads.close()
+    gate.close()
+    address.close()
+
+
+def _poll_id(stack: ReplicaStack, witness: Witness) -> int:
+    return int(stack.on("postgres", "SELECT id FROM polls WHERE room_code = %s", witness.room.code))
 
 
 def _port(db: Database) -> int:
