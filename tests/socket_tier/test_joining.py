@@ -110,6 +110,20 @@ async def test_a_name_is_taken_in_every_spelling_of_it(new_browser: NewBrowser, 
     assert (ack["success"], ack["error"]) == (False, "Nickname already taken")
 
 
+async def test_of_two_who_take_a_name_at_once_one_has_it_and_the_other_is_told_so(
+    new_browser: NewBrowser, poll: Poll, node_urls: list[str]
+) -> None:
+    # Given people at two nodes
+    one, other = [await new_browser(url).connect() for url in (node_urls[0], node_urls[-1])]
+    for number in range(10):
+        # When two join with the same name at once
+        request = {"roomCode": poll.code, "nickname": f"v{number}"}
+        acks = await asyncio.gather(one.call("join-room", request), other.call("join-room", request))
+        # Then it is decided, although the first was not registered when the second asked
+        (refused,) = [ack for ack in acks if not ack["success"]]
+        assert refused["error"] == "Nickname already taken"
+
+
 async def test_a_name_stays_taken_when_its_owner_is_away(new_browser: NewBrowser, poll: Poll) -> None:
     owner = await new_browser().connect()
     await owner.join(poll.code, "Ada")
