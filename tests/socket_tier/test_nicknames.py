@@ -157,9 +157,9 @@ async def test_a_nickname_is_released_by_its_holder_alone_and_never_once_it_is_r
     assert await holder(pipeline, "ada") == ada.participant_id
     bo = await node.registered("bo")
     await node.tell()
-    node.nicknames.release(bo)
-    node.nicknames.release(ada)
-    await node.tell()
+    other.nicknames.release(bo)  # by a node that would not put it back
+    other.nicknames.release(ada)
+    await other.tell()
     # Then only what was reserved is free
     assert await holder(pipeline, "bo") == bo.participant_id
     assert await other.can_reserve("ada")
