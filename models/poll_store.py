@@ -361,10 +361,14 @@ def revoke_hosts(db: Database, command: RevokeHosts, now_us: int) -> PollSnapsho
 
 
 def demand_host(db: Database, poll_id: int, token_generation: int) -> None:
-    """:raises HostRevoked: the generation under which somebody was admitted as host is void"""
+    """:raises HostRevoked: the generation under which somebody was admitted as host is void
+    :raises PollMissing:
+    """
     with db.transaction():
         row = db.execute(READ_GENERATION, (poll_id,)).fetchone()
-    if row and 0 < token_generation < row[0]:
+    if row is None:
+        raise PollMissing(poll_id)
+    if 0 < token_generation < row[0]:
         raise HostRevoked(poll_id)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from models.ballots import POLL_NOT_FOUND
 from models.runtime.clock import now_us
 from models.runtime.correlation import correlation_id
 from models.runtime.settings import SecuritySettings
@@ -142,8 +141,7 @@ class Hosting:
             ack = {"success": True, "state": poll["state"], "previousState": shown.value, "poll": poll}
             return {**ack, "pending": True}
         except Invalid as refusal:
-            if refusal.code == POLL_NOT_FOUND:
-                self._rooms.doubt(room.code, room.poll.poll_id)
+            self._rooms.heed(refusal, room)
             raise
         # The poll is shown as it is by now: a later change may have been decided, too.
         decided, previous = answer.poll.state.value, answer.previous_state.value

@@ -154,7 +154,11 @@ class Rest:
         room = await self._rooms.find(room_code(request.match_info["code"]))
         if not self._admin.knows(bearer_token(request)):
             self._demand_host(request, room, "takeover_refused")
-        renewed = await self._host_tokens.renew(room, request["address"])
+        try:
+            renewed = await self._host_tokens.renew(room, request["address"])
+        except Refused as refusal:
+            self._rooms.heed(refusal, room)
+            raise
         body = {
             "success": True,
             "hostToken": renewed.token,
@@ -244,7 +248,11 @@ class Rest:
             token_generation=generation,
             everybody=everybody,
         )
-        answer = await self._commands.request(command, request_id)
+        try:
+            answer = await self._commands.request(command, request_id)
+        except Refused as refusal:
+            self._rooms.heed(refusal, room)
+            raise
         assert isinstance(answer, RowsExported)
         return answer.rows
 

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from models.ballots import POLL_NOT_FOUND
 from models.runtime.clock import now_us
 from models.runtime.settings import RoomSettings
 from models.wire.commands import CastVote, RestoreRoom
@@ -31,7 +32,7 @@ from socket_tier.cache import Cache, CachedRoom
 from socket_tier.commands import Commands
 from socket_tier.limits import Allowance, Limits, SessionVotes
 from socket_tier.metrics import NodeMetrics
-from socket_tier.refusals import CacheUnavailable, poll_not_found
+from socket_tier.refusals import CacheUnavailable, Refused, poll_not_found
 
 log = logging.getLogger(__name__)
 
@@ -333,6 +334,11 @@ class Rooms:
             held.unheard = True
             self.on_unread(held)
         return held
+
+    def heed(self, refusal: Refused, room: Room) -> None:
+        """What workers say of a command for a room: perhaps that its poll is gone."""
+        if refusal.code == POLL_NOT_FOUND:
+            self.doubt(room.code, room.poll.poll_id)
 
     def doubt(self, room_code: str, poll_id: int) -> None:
         """A worker knows nothing of this poll. Ask again for its room, and lose it when it is gone indeed."""

@@ -218,6 +218,8 @@ def test_a_revocation_ends_every_host_of_a_lower_generation_once(database):
     assert role.token_generation == 2
     with pytest.raises(PollMissing):
         revoke_hosts(database, RevokeHosts(uuid4(), NODE, 999, 2), 60)
+    with pytest.raises(PollMissing):
+        demand_host(database, 999, 0)
 
 
 @pytest.mark.proves("FR-013", "US2.3")

@@ -111,13 +111,21 @@ async def test_a_vote_in_a_lost_poll_tells_the_whole_room(
 
 
 @pytest.mark.proves("FR-006", "FR-039")
-async def test_a_host_of_a_lost_poll_hears_of_it_by_its_own_command(
-    poll: Poll, storage: Storage, seat: Callable, node_urls: list[str]
+@pytest.mark.parametrize("call", ["POST state", "POST host-token", "GET results.csv", "GET results.json", ""])
+async def test_whatever_the_host_of_a_lost_poll_asks_for_tells_the_whole_room(
+    rest: Rest, poll: Poll, storage: Storage, seat: Callable, node_urls: list[str], call: str
 ) -> None:
     host, _ = await seat(poll, node_urls[0])
     ada, _ = await seat(poll, node_urls[0], "Ada")
     storage.lose(poll)
-    assert (await host.change(poll.code, "closed"))["code"] == "poll_not_found"
+    if call:
+        method, path = call.split()
+        headers = {"Authorization": f"Bearer {poll.host_token}"}
+        options = {"headers": headers} | ({"json": {"newState": "closed"}} if path == "state" else {})
+        answer = await rest.request(method, f"/api/polls/{poll.code}/{path}", url=node_urls[0], **options)
+        assert (answer.status, answer.body["code"]) == (404, "poll_not_found")
+    else:
+        assert (await host.change(poll.code, "closed"))["code"] == "poll_not_found"
     for browser in (host, ada):
         await until_gone(browser)
 

@@ -149,6 +149,9 @@ class MemberActors:
             except poll_store.HostRevoked:
                 self._notices.refuse(request.node_id, request.request_id, "not_host", "Only host can change poll state")
                 return
+            except poll_store.PollMissing:
+                self._notices.refuse(request.node_id, request.request_id, "poll_not_found", "Poll not found")
+                return
             self._notices.answer(request.node_id, RowsExported(request.request_id, rows))
 
         self._serve(request, work)
