@@ -129,7 +129,7 @@ FORBIDDEN_IN_REDIS = [
     (accounts.SCALER, "HGETALL room:ABC234"),
     (accounts.SCALER, "SET node:0123:load x"),
     (accounts.SCALER, f"HSET {names.SETTINGS_KEY} version 1"),
-    (accounts.RETENTION, f"PUBLISH {names.FANOUT_CHANNEL} x"),
+    (accounts.RETENTION, "PUBLISH other x"),
 ]
 
 
