@@ -114,6 +114,7 @@ class Node:
         self.audit = Audit(self.commands, settings.audit, self.metrics)
         self.key_watch = KeyWatch(self.keys, self.tokens, self.audit, settings.node.name)
         self.shedding = Shedding(settings.shed, self.buffer.share_held, self.metrics)
+        self.shedding.knows_time = False
 
         # Redis
         self.redis = RedisPipeline(settings.redis, self.metrics)
@@ -430,6 +431,7 @@ class Node:
         await self.inbox.consuming.wait()
         await self.publisher.connected.wait()
         await self.clock_watch.known.wait()
+        self.shedding.knows_time = True
         await self.upkeep.become_known()
         self.buffer.begin()
         if self.readiness.reason == "starting":

@@ -54,6 +54,11 @@ class ClockWatch:
             error_us = beat.clock_error_us + _ON_ITS_WAY_US / 2
             self._learn(beat.at_us + _ON_ITS_WAY_US // 2, heard_ns, heard_ns, error_us)
 
+    def error_ms(self) -> float | None:
+        """How far this node's time may be from the shared one; None before the first measurement."""
+        error_us = self._clock.error_us()
+        return None if error_us is None else error_us / 1000
+
     def in_bound(self) -> bool:
         """Whether the time is known as well as it must be."""
         error_us = self._clock.error_us()
@@ -64,8 +69,7 @@ class ClockWatch:
         self.known.set()
 
     def _tell(self) -> None:
-        error_us = self._clock.error_us()
         self._metrics.gauge("clock.unknown", float(not self.in_bound()))
-        if error_us is not None:
-            self._metrics.gauge("clock.error_ms", error_us / 1000)
+        if (error_ms := self.error_ms()) is not None:
+            self._metrics.gauge("clock.error_ms", error_ms)
             self._metrics.gauge("clock.ahead_ms", self._clock.wall_ahead_ms())

@@ -138,9 +138,11 @@ class Health:
             return {"status": "disconnected", "responseTime": None, "error": "no answer"}
 
     def _clock(self) -> dict[str, Any]:
+        error_ms = self._clock_watch.error_ms()
+        known = {} if error_ms is None else {"errorMs": round(error_ms, 3)}
         if self._clock_watch.in_bound():
-            return {"status": "connected", "responseTime": None}
-        return {"status": "degraded", "responseTime": None, "error": "the time is not known well enough"}
+            return {"status": "connected", "responseTime": None, **known}
+        return {"status": "degraded", "responseTime": None, "error": "the time is not known well enough", **known}
 
     def _broker(self) -> dict[str, Any]:
         trouble = self._publisher.trouble()

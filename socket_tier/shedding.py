@@ -17,6 +17,7 @@ class Shedding:
         self.settings = settings  # replaced when an operator changes them
         self._buffer_share = buffer_share
         self._metrics = metrics
+        self.knows_time = True  # without it a vote would be decided, or a poll ended, by a wrong clock
         self.lag_s = 0.0  # of the event loop, as it is taken to last
         self._last_probe_s = 0.0
 
@@ -33,8 +34,11 @@ class Shedding:
     def change(self) -> None:
         """Anything that changes what is stored.
 
+        :raises NodeBusy: this node has only just started and does not know the time
         :raises ReadOnly:
         """
+        if not self.knows_time:
+            raise NodeBusy
         if self.settings.read_only:
             self._metrics.count("shed.read_only")
             raise ReadOnly

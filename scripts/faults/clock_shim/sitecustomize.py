@@ -1,0 +1,15 @@
+"""First import of a Python process with a fake wall clock. libfaketime takes that clock's error off the monotonic moment
+until which Python's own sleep waits, which ends it at once or not for days; a wait in select it leaves alone.
+"""
+
+import select
+import time
+
+
+def _sleep(seconds: float) -> None:
+    if seconds < 0:
+        raise ValueError("sleep length must be non-negative")
+    select.select([], [], [], seconds)
+
+
+time.sleep = _sleep
