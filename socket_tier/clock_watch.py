@@ -49,9 +49,12 @@ class ClockWatch:
 
     def heard(self, beat: WorkerHeartbeat) -> None:
         """A worker's own time, in place of Redis' while this node has none, or has gone without for too long."""
-        if beat.clock_error_us is not None and not self.in_bound():
+        error_us = beat.clock_error_us
+        if error_us is None:  # a worker of an earlier version goes by its machine's clock, as nodes did then
+            error_us = _ON_ITS_WAY_US if self._clock.error_us() is None else -1
+        if error_us >= 0 and not self.in_bound():
             heard_ns = time.monotonic_ns()
-            error_us = beat.clock_error_us + _ON_ITS_WAY_US / 2
+            error_us += _ON_ITS_WAY_US / 2
             self._learn(beat.at_us + _ON_ITS_WAY_US // 2, heard_ns, heard_ns, error_us)
 
     def error_ms(self) -> float | None:

@@ -107,7 +107,7 @@ class Heartbeat:
                 self._waits.take(),
                 cpu_share,
                 VERSION,
-                clock.error_us(),
+                -1 if (error_us := clock.error_us()) is None else error_us,
             )
         )
         if self._file is not None:

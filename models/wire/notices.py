@@ -159,7 +159,7 @@ class WorkerHeartbeat(msgspec.Struct, frozen=True, tag=True):
     ``database`` is ``connected`` or ``disconnected``, as seen by this worker's own last statement or probe.
     ``waited_s``: how long the command that waited longest, of those begun since the last heartbeat, had waited for its
     worker; ``cpu_share``: of one core since then. ``clock_error_us``: how far ``at_us`` may be from the shared time,
-    None when the worker does not know the time. Workers of earlier versions tell none of these.
+    -1 when the worker does not know the time. Workers of earlier versions tell none of these.
     """
 
     worker: str

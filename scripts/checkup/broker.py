@@ -96,6 +96,11 @@ def workers(here: Here) -> Iterator[Finding]:
                 advice = f"that worker's network, account and settings for {server}"
                 yield Finding(f"worker {name}", Status.FAILED, f"can't reach {server}", advice)
         yield clock(f"worker {name}", beat.at_us / 1e6, at - _ON_ITS_WAY_S, at)
+        error_s = (beat.clock_error_us or 0) / 1e6
+        if not 0 <= error_s <= settings.clock.max_error_s:
+            advice = "its way to PostgreSQL: it could not ask for the time since its start, or for hours"
+            found = "does not know the time" if error_s < 0 else f"knows the time to {error_s:.1f} s only"
+            yield Finding(f"worker {name} time", Status.FAILED, found, advice)
 
 
 def definitions(here: Here) -> Iterator[Finding]:

@@ -89,7 +89,7 @@ def clock(server: str, theirs: float, before: float, after: float) -> Finding:
     """Of a clock that was read between two moments of ours."""
     off = theirs - after if theirs > after else min(0.0, theirs - before)
     found = f"{off:+.1f} s from ours" if abs(off) > _AHEAD_S else "as ours"
-    advice = "keep all machines in step (chrony or systemd-timesyncd): votes are ordered and closed by these clocks"
+    advice = "keep all machines in step (chrony or systemd-timesyncd): logs, graphs and certificates go by these clocks"
     return at_most(f"{server} clock", abs(off), _AHEAD_S, _FAR_S, found, advice)
 
 

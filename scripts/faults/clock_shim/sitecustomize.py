@@ -1,5 +1,7 @@
-"""First import of a Python process with a fake wall clock. libfaketime takes that clock's error off the monotonic moment
-until which Python's own sleep waits, which ends it at once or not for days; a wait in select it leaves alone.
+"""First import of a Python process with a fake wall clock.
+
+libfaketime takes that clock's error off the monotonic moment until which Python's own sleep waits: it ends at once
+or not for days. A wait in select it leaves alone.
 """
 
 import select
