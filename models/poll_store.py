@@ -90,10 +90,10 @@ WHERE id = %(poll_id)s
 LOCK_POLL = "SELECT state, token_generation, close_after_s FROM polls WHERE id = %s FOR NO KEY UPDATE"
 
 # Nodes take a poll for closed from the announcement of a close on, until they see a state that is newer; also when it
-# is opened after that by a command that was asked for before.
+# is opened after that by a command that was asked for before. Totals that are final keep their version.
 OUTDATE_CLOSE = """
 UPDATE polls SET state_changed_at_us = greatest(state_changed_at_us, %(at_us)s) + 1,
-  version = greatest(version + 1, %(now_us)s), changed_at_rest_us = %(now_us)s
+  version = CASE WHEN final THEN version ELSE greatest(version + 1, %(now_us)s) END, changed_at_rest_us = %(now_us)s
 WHERE id = %(poll_id)s
 """
 

@@ -253,6 +253,18 @@ def test_a_revoked_hosts_close_holds_up_no_opening_that_was_asked_for_before_it(
     assert (opened.state, opened.state_changed_at_us > thief.at_us) == (PollState.OPEN, True)
 
 
+def test_a_revoked_hosts_close_of_a_poll_that_is_final_makes_no_other_final_version(database):
+    here = open_poll(database)
+    change(database, here.poll_id, "closed", 2_000)
+    revoke_hosts(database, RevokeHosts(uuid4(), NODE, here.poll_id, 2), 60)
+    with database.transaction():
+        database.execute("UPDATE polls SET final = true")
+    before = snapshot(database, here.poll_id)
+    thief = ChangeState(uuid4(), NODE, here.poll_id, PollState.CLOSED, 9_000, "thief", token_generation=1)
+    after = change_state(database, thief, 9_500_000_000_000_000).poll
+    assert (after.final, after.version, after.votes) == (True, before.version, before.votes)
+
+
 @pytest.mark.proves("FR-003", "US1.5")
 def test_the_sweep_sees_open_polls_and_those_that_changed_lately(database):
     quiet, lately, opened = poll(database), poll(database), open_poll(database)

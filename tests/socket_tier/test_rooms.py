@@ -178,6 +178,17 @@ def test_a_snapshot_from_before_a_revocation_brings_no_host_back() -> None:
     assert (here.poll.version, here.poll.token_generation, here.poll.host_browsers) == (2, 2, ())
 
 
+async def test_of_several_closes_on_their_way_redis_keeps_the_latest(pipeline: RedisPipeline) -> None:
+    cache = Cache(pipeline, 60)
+    await cache.note_closing(CODE, 50)
+    assert await cache.room(CODE) is None  # a room must not come to exist by that
+    await pipeline.call("HSET", names.room_key(CODE), "version", 1, "snapshot", msgspec.json.encode(poll(1, 0)))
+    for at_us in (50, 90, 70):
+        await cache.note_closing(CODE, at_us)
+    cached = await cache.room(CODE)
+    assert cached is not None and cached.closing_us == 90
+
+
 async def test_a_close_that_is_heard_of_before_the_room_is_read_holds(pipeline: RedisPipeline) -> None:
     rooms = rooms_beside(pipeline, Workers())
     rooms.note_closing(1, 50)
