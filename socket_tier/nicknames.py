@@ -135,7 +135,7 @@ class Nicknames:
                 if not await self._tell(unstored, self._cache.hold_nicknames):
                     return False
                 await self._cache.nicknames_told(self._node_id, all_of_them=True)
-                log.info("nicknames_put_back", extra={"nicknames": len(unstored)})
+                log.info("nicknames_put_back", extra={"names": len(unstored)})
         except CacheUnavailable:
             return False
         self._tell_at = time.monotonic() + _TELL_EVERY_S

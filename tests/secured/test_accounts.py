@@ -344,12 +344,12 @@ def test_after_a_restore_a_host_workers_account_is_enough(stack: SecuredStack, s
     outbox.start()
     client = open_redis(settings.redis)
     try:
-        polls, _ = reinstate(gate, Rooms(client, 60), Notices(outbox))
+        reinstated = reinstate(gate, Rooms(client, 60), Notices(outbox))
     finally:
         client.close()
         outbox.close()
         gate.close()
-    assert polls >= 1
+    assert reinstated.polls >= 1
 
 
 def test_a_right_that_is_not_written_down_is_taken_away_by_the_next_migration(stack: SecuredStack) -> None:

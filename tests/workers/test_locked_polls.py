@@ -15,7 +15,7 @@ from tests.workers import given
 from tests.workers.conftest import eventually
 
 _HELD_S = 20.0
-_AT_ONCE_S = 5.0  # 1 s is what is promised; a test machine may be busy
+_AT_ONCE_S = 15.0  # 1 s is what is promised; a test machine may be busy, but then the lock is still held
 _MANY = 300  # batches; more than a worker takes in advance, and than it has threads
 
 
