@@ -100,5 +100,5 @@ def breakable_run_dir() -> Iterator[Path]:
     if not side_by_side():
         yield shared
         return
-    with own_stack(shared, "breakable", "--nodes", "2") as folder:
+    with own_stack(shared, "breakable", "--nodes", "2", settings={"WORKER__STRAGGLER_WAIT_S": "6"}) as folder:
         yield folder

@@ -188,6 +188,23 @@ def test_batches_that_were_reported_and_are_in_the_queue_no_more_are_dead_letter
     assert audited == [(after.room_code, {f"batches missing of {NODE}": "1"})]
 
 
+def test_a_report_that_is_made_again_keeps_its_time(database, closed):
+    # Given a node that reports the same again and again, as it is reminded to, while the queue is being worked off
+    flushed(database, closed, OTHER_NODE, 0)
+    unclear = uuid4()
+    flushed(database, closed, NODE, 0, unclear, at_us=3_050)
+    flushed(database, closed, NODE, 0, unclear, at_us=3_090)
+    # Then what proves the first report proves the second
+    assert settle(database, 3_100, drained_us=3_051) == [closed]
+
+
+def test_a_report_that_says_more_counts_from_when_it_was_made(database, closed):
+    flushed(database, closed, OTHER_NODE, 0)
+    flushed(database, closed, NODE, 1, at_us=3_050)
+    flushed(database, closed, NODE, 2, at_us=3_090)
+    assert outlook(database, 3_100, drained_us=3_051) == Outlook(waits_for_votes=True)
+
+
 def test_a_report_of_unknown_age_proves_nothing(database, closed):
     """A worker of an earlier version has stored it."""
     flushed(database, closed, NODE, 2)

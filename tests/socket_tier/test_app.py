@@ -32,8 +32,9 @@ def test_a_node_loads_no_database_library() -> None:
 
 @pytest.mark.proves("US4.5", "SC-010")
 async def test_a_node_takes_over_what_operators_change() -> None:
-    # Given a node, and an address that has used a limit already
+    # Given a node that knows the time, and an address that has used a limit already
     node = Node(msgspec.structs.replace(load(), limits=msgspec.structs.replace(load().limits, unlimited=False)))
+    node.shedding.knows_time = True
     node.limits.connect("192.0.2.1")
     # When an operator changes limits, ticks and what is shed
     changes = {"limits.connections_per_address.burst": 1, "room.tick_s": 0.5, "shed.read_only": True}
