@@ -142,7 +142,6 @@ class CommandConsumer(_RabbitmqConsumer):
         self._read = 0  # the last delivery tag
         self._prefetch = prefetch
         self._holding = broker.holding(queue_name)
-        self._holding.connects(self)
         try:
             self.connection = pika.BlockingConnection(broker.parameters)
         except (*_TROUBLE, OSError) as error:
@@ -153,6 +152,8 @@ class CommandConsumer(_RabbitmqConsumer):
             topology.declare(self.channel)
             topology.declare_queue(self.channel, q_name(queue_name))
             self.channel.basic_qos(prefetch_count=prefetch)
+            # With a connection on which it can be asked, and before anything can come.
+            self._holding.connects(self)
             self.iterator = self.channel.consume(queue_name, arguments=arguments, inactivity_timeout=timeout / 1000)
         except (*_TROUBLE, OSError) as error:
             if self.connection.is_open:

@@ -41,4 +41,4 @@ class Periodic:
                 pass  # known, counted and logged by those who keep their state; the next round tries again
             except Exception:
                 self._metrics.count("periodic.failed")
-                log.exception("periodic_failed", extra={"thread": self._thread.name})
+                log.exception("periodic_failed", extra={"round": self._thread.name})

@@ -9,6 +9,7 @@ from dramatiq.errors import ConnectionClosed
 
 from models.wire.commands import RecordAudit, VoteBatch
 from models.wire.envelope import wrap
+from scripts.stack import ports
 from tests.workers import given
 from tests.workers.conftest import eventually
 from workers.actors import AUDIT_LAST, HOST_FIRST, Lane, declare
@@ -248,3 +249,15 @@ def test_of_two_vote_workers_one_takes_all_it_has_room_for(settings, amqp, queue
         for message in mine:
             taker.ack(message)
         taker.close()
+
+
+def test_a_consumer_without_a_connection_is_asked_nothing(settings, queues):
+    """It would have no answer, and whoever asks would fail."""
+    metrics = WorkerMetrics(settings, "votes")
+    nowhere = msgspec.structs.replace(settings.broker, url=f"amqp://127.0.0.1:{ports.any_free()}/%2F")
+    away = msgspec.structs.replace(settings, broker=nowhere)
+    dead_letters = DeadLetters(Outbox(nowhere, metrics, "outbox under test"), metrics)
+    broker = CommandBroker(away, [], dead_letters, metrics, 3)
+    with pytest.raises(ConnectionClosed):
+        broker.consume(queues["votes"], timeout=50)
+    assert broker.holding(queues["votes"]).consumers == {}
