@@ -18,8 +18,8 @@ from models.wire.commands import AuditEntry, NodeHeartbeat, PollFlushed
 
 log = logging.getLogger(__name__)
 
-# A report that says the same again keeps its time: what it tells of was published by then, and a proof that takes longer
-# than the pause between two reminders would otherwise never come.
+# A report that says the same again keeps its time: what it tells of was published by then, and a proof that takes
+# longer than the pause between two reminders would otherwise never come.
 UPSERT_FLUSH = """
 INSERT INTO poll_flushes AS f (poll_id, node_id, closed_at_us, batches, unclear, reported_at_us)
 VALUES (%s, %s, %s, %s, %s::uuid[], coalesce(%s, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint))
