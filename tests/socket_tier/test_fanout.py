@@ -191,7 +191,8 @@ async def test_a_listener_whose_connection_is_half_dead_makes_a_new_one(
     here = Here(proxy.url)
     await here.listen()
     break_link(proxy)
-    await eventually(lambda: here.hearing == [True, False, True], "deaf, and hearing again")
+    # On a busy machine it may be deaf once more
+    await eventually(lambda: False in here.hearing and here.hearing[-1], "deaf, and hearing again")
     await hears_what_is_published(here, redis_url)
     await here.close()
     await proxy.stop()
