@@ -128,9 +128,10 @@ def breaker_lines(stack: RunningStack) -> list[dict[str, Any]]:
 
 
 def assert_told_once(told: list[dict[str, Any]], way: str) -> None:
-    """In one outage each reason once. On a busy machine a new connection may hang once more; flapping is many times."""
+    """In one outage each reason once. It may be over before the breaker opens; on a busy machine a new connection may
+    hang once more; flapping is many times."""
     states = [line["state"] for line in told]
-    assert states[0] == "open" and states.count("open") <= 3, (way, told)
+    assert states[:1] in ([], ["open"]) and states.count("open") <= 3, (way, told)
     assert all(line["reason"] and line["text"] for line in told if line["state"] != "closed"), told
     outages: list[list[str]] = []
     for line in told:
