@@ -66,8 +66,15 @@ class HalfDeadProxy:
         for connection in self._named(name):
             connection.mute = True
 
+    def has_good(self, name: str) -> bool:
+        """Whether a connection of this name is up in both directions."""
+        return any(not one.deaf and not one.mute for one in self._up(name))
+
+    def _up(self, name: str) -> list[_Connection]:
+        return [one for one in self._connections if name.encode() in one.said and not one.near.transport.is_closing()]
+
     def _named(self, name: str) -> list[_Connection]:
-        found = [one for one in self._connections if name.encode() in one.said and not one.near.transport.is_closing()]
+        found = self._up(name)
         assert found, f"no connection says {name}"
         return found
 
